@@ -1,0 +1,86 @@
+"""Configuration of the documentation: one reference page a room, written as the build starts."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pkgutil
+import re
+from pathlib import Path
+
+import leadline
+
+project = "Leadline"
+author = "The Leadline authors"
+copyright = author
+version = release = leadline.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "myst_parser",
+]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "Leadline"
+exclude_patterns = ["_build", "guides/add_operator.md"]  # the guide joins when its example is written
+
+napoleon_numpy_docstring = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+
+PAGE = """# `{name}`
+
+```{{eval-rst}}
+.. automodule:: {name}
+   :members:
+   :imported-members:
+   :show-inheritance:
+```
+"""
+
+
+def write_reference(folder: Path) -> None:
+    """Write a page for each room and leave pages that have not changed alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rooms = [module.name for module in pkgutil.iter_modules(leadline.__path__) if module.name[0] != "_"]
+    for path in folder.glob("*.md"):
+        if path.stem not in rooms:
+            path.unlink()
+    for room in rooms:
+        importlib.import_module(f"leadline.{room}")  # a room that cannot be imported must stop the build
+        path, text = folder / f"{room}.md", PAGE.format(name=f"leadline.{room}")
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+write_reference(Path(__file__).parent / "reference" / "rooms")
+
+SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Example|Examples|Note|Warning):\s*$")
+SOURCE = re.compile(r"^(\s*)Sources?: (?=\S)")
+
+
+def separate_parts(app, what, name, obj, options, lines) -> None:
+    """Put in the blank lines between a docstring's parts that the markup needs and our style leaves out."""
+    result: list[str] = []
+    for line in lines:
+        begins_example = line.lstrip().startswith(">>>") and not in_example(result)
+        if result and result[-1].strip() and (SECTION.match(line) or SOURCE.match(line) or begins_example):
+            result.append("")
+        result.append(SOURCE.sub(r"\1**Source:** ", line))
+    lines[:] = result
+
+
+def in_example(lines: list[str]) -> bool:
+    """Say whether the last paragraph of `lines` holds a prompt: what follows belongs to that example."""
+    paragraph = itertools.takewhile(str.strip, reversed(lines))
+    return any(line.lstrip().startswith(">>>") for line in paragraph)
+
+
+def setup(app) -> None:
+    """Let the blank lines be put in before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", separate_parts, priority=100)
