@@ -61,17 +61,30 @@ def write_reference(folder: Path) -> None:
 write_reference(Path(__file__).parent / "reference" / "rooms")
 
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Example|Examples|Note|Warning):\s*$")
+CODE = re.compile(r"(`+[^`]*`+)")
 SOURCE = re.compile(r"^(\s*)Sources?: (?=\S)")
 
 
-def separate_parts(app, what, name, obj, options, lines) -> None:
-    """Put in the blank lines between a docstring's parts that the markup needs and our style leaves out."""
+def to_markup(app, what, name, obj, options, lines) -> None:
+    """Turn our docstrings into the markup's form: blank lines between parts, |x| an absolute value."""
     result: list[str] = []
+    verbatim = None  # indentation of the line that opened a block of mathematics or code, while inside it
     for line in lines:
-        begins_example = line.lstrip().startswith(">>>") and not in_example(result)
+        text = line.lstrip()
+        indent = len(line) - len(text)
+        if verbatim is not None and text and indent <= verbatim:
+            verbatim = None
+        begins_example = text.startswith(">>>") and not in_example(result)
         if result and result[-1].strip() and (SECTION.match(line) or SOURCE.match(line) or begins_example):
             result.append("")
-        result.append(SOURCE.sub(r"\1**Source:** ", line))
+        if verbatim is None and (text.startswith(".. ") or text.endswith("::")):
+            verbatim = indent
+        if verbatim is None and not text.startswith(">>>") and not in_example(result):
+            line = SOURCE.sub(r"\1**Source:** ", line)
+            line = "".join(
+                part if part.startswith("`") else part.replace("|", r"\|") for part in CODE.split(line)
+            )
+        result.append(line)
     lines[:] = result
 
 
@@ -82,5 +95,5 @@ def in_example(lines: list[str]) -> bool:
 
 
 def setup(app) -> None:
-    """Let the blank lines be put in before napoleon reads the sections."""
-    app.connect("autodoc-process-docstring", separate_parts, priority=100)
+    """Have docstrings put into markup before napoleon reads their sections."""
+    app.connect("autodoc-process-docstring", to_markup, priority=100)
