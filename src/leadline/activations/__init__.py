@@ -1,0 +1,20 @@
+"""What the theory needs of a nonlinearity: derivatives, kinks, Gaussian moments and duals.
+
+``activation(obj)`` takes a torch module, a torch function, a name, or any pointwise callable, and returns an
+``Activation``; its methods integrate over centred Gaussians, by a closed form where one is known and by quadrature with
+an error estimate elsewhere. One family a file: a file dropped into this folder registers itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from leadline.activations.base import Activation
+from leadline.activations.registry import REGISTRY, register
+from leadline.activations.resolve import activation
+
+__all__ = ["REGISTRY", "Activation", "activation", "register"]
+
+for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+    importlib.import_module(f"{__name__}.{_module}")
