@@ -125,15 +125,21 @@ def structure(tensor: Tensor) -> tuple[str, bool, str] | None:
 
 def _round_number(tensor: Tensor) -> bool:
     value = tensor.reshape(()).double()
-    typed = torch.tensor(float(f"{float(value):.3g}"), dtype=tensor.dtype)
+    typed = torch.tensor(float(f"{float(value):.5g}"), dtype=tensor.dtype)
     return bool(typed.double() == value.cpu())
+
+
+def _middle_tap(kernel: Tensor) -> Tensor:
+    for size in kernel.shape[2:]:
+        kernel = kernel.select(2, size // 2)
+    return kernel
 
 
 def _centre_only(tensor: Tensor) -> bool:
     """Whether a kernel vanishes at every tap but the middle one."""
     if all(size == 1 for size in tensor.shape[2:]):
         return False
-    centre = tensor[(..., *(size // 2 for size in tensor.shape[2:]))]
+    centre = _middle_tap(tensor)
     return int(torch.count_nonzero(tensor)) == int(torch.count_nonzero(centre))
 
 
@@ -153,7 +159,7 @@ def orthogonality(tensor: Tensor, matrix_shape: tuple[int, int] | None = None) -
     kind = "orthogonal"
     if matrix_shape is None and tensor.dim() > 2 and _centre_only(tensor):
         kind = "delta_orthogonal"
-        tensor = tensor[(..., *(size // 2 for size in tensor.shape[2:]))]
+        tensor = _middle_tap(tensor)
     matrix = _as_matrix(tensor, matrix_shape)
     if matrix is None or min(matrix.shape) < 3:
         return None

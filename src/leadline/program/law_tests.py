@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-__all__ = ["Fit", "edge_p_value", "fit_entries", "goodness_of_fit", "gram_eigenvalues", "matrix_p_values"]
+__all__ = [
+    "Fit",
+    "edge_p_value",
+    "fit_entries",
+    "goodness_of_fit",
+    "gram_eigenvalues",
+    "matrix_p_values",
+    "truncated_variance",
+]
 
 _SMALLEST_FIT = 20  # below this many entries no shape test has power
 
@@ -32,7 +40,7 @@ class Fit:
     parent_std: float
 
 
-def _truncated_variance(r: float) -> float:
+def truncated_variance(r: float) -> float:
     """Variance of a normal law truncated at r parent deviations, in units of the squared cutoff."""
     if r < 1e-2:
         return 1 / 3 - 2 * r * r / 45
@@ -59,8 +67,8 @@ def fit_entries(centred: np.ndarray) -> Fit:
     gaussian = -0.5 * n * math.log(2 * math.pi * math.e * variance)
     uniform = -n * math.log(2 * cutoff)
     share = variance / cutoff**2
-    if share < _truncated_variance(0.3) and n >= _SMALLEST_FIT and share > _truncated_variance(7.0):
-        r = float(optimize.brentq(lambda s: _truncated_variance(s) - share, 0.3, 7.0, xtol=1e-9))
+    if share < truncated_variance(0.3) and n >= _SMALLEST_FIT and share > truncated_variance(7.0):
+        r = float(optimize.brentq(lambda s: truncated_variance(s) - share, 0.3, 7.0, xtol=1e-9))
         parent = cutoff / r
         inside = special.erf(r / math.sqrt(2))
         truncated = -0.5 * n * variance / parent**2 - n * math.log(parent * math.sqrt(2 * math.pi) * inside)
@@ -101,7 +109,7 @@ def goodness_of_fit(centred: np.ndarray, fit: Fit) -> list[float]:
     rank = np.arange(n)
     distance = max(float(np.max((rank + 1) / n - u)), float(np.max(u - rank / n)))
     p_values = [float(special.kolmogorov(math.sqrt(n) * distance))]
-    if fit.kind == "gaussian" and n >= 256:
+    if fit.kind == "gaussian" and n >= 1024:
         p_values.append(float(stats.skewtest(centred).pvalue))
         # Heavy tails only: a truncated law that passes for a Gaussian at this size has light ones.
         p_values.append(float(stats.kurtosistest(centred, alternative="greater").pvalue))
