@@ -84,7 +84,7 @@ def _first(loader: Any) -> Any:
         )
     if not isinstance(loader, Iterable) or isinstance(loader, (str, bytes, nn.Module)):
         raise UserError(
-            f"the batch is a {plain(type(loader).__name__)}, expected {_WAYS}: pass one of these."
+            f"the batch is of type {plain(type(loader).__name__)}, expected {_WAYS}: pass one of these."
         )
     owners = (loader, getattr(loader, "sampler", None))
     generators = [

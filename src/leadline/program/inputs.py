@@ -75,6 +75,8 @@ def validate(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Call arguments by the names that forward gives them."""
+    if not args and not kwargs:
+        return {}  # the check of the batch says it best
     signature = inspect.signature(model.forward)
     try:
         return dict(signature.bind(*args, **kwargs).arguments)

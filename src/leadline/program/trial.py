@@ -26,7 +26,9 @@ def preserved_rng() -> Iterator[None]:
     """Put the random states of torch (all devices), Python and NumPy back at the end."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a user's code may use it)
     try:
-        with torch.random.fork_rng():
+        # A device that nobody has used yet has no state to keep, and asking for it would start it.
+        used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices=list(used)):
             yield
     finally:
         random.setstate(python)
@@ -123,15 +125,15 @@ def _explain(error: Exception, watch: _Watch, names: dict[nn.Module, str]) -> st
     module, tensors = watch.running[-1]
     where = f"layer '{plain(names[module])}'" if names[module] else "the model"
     kind = f"{where} ({plain(type(module).__name__)})"
-    got = f"got {', '.join(describe_tensor(t) for t in tensors[:3]) or 'no tensor'}"
+    listed = f"got {', '.join(describe_tensor(t) for t in tensors[:3]) or 'no tensor'}"
     known = advice(module, tensors)
     if known is not None:
         expected, way_out = known
-        return f"{kind} {got}, expected {expected}: {way_out}."
+        return f"{kind} got {describe_tensor(tensors[0])}, expected {expected}: {way_out}."
     way_out = "make model(batch) run first"
     if "dtype" in str(error) and any(not t.is_floating_point() for t in tensors):
         way_out = "convert the batch with .to(torch.float32), or make model(batch) run first"
-    return f"{kind} {got} and raised {one_line(error)}{_place(error)}: {way_out}."
+    return f"{kind} {listed} and raised {one_line(error)}{_place(error)}: {way_out}."
 
 
 def _place(error: BaseException) -> str:

@@ -27,7 +27,8 @@ def check_model(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"the model is a {plain(type(model).__name__)}, expected a torch.nn.Module: pass the module "
+            f"the model is of type {plain(type(model).__name__)}, expected a torch.nn.Module: pass the "
+            "module "
             "itself."
         )
     what = plain(type(model).__name__)
