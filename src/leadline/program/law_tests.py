@@ -164,11 +164,12 @@ def gram_eigenvalues(z: np.ndarray) -> np.ndarray:
     return np.linalg.eigvalsh(z @ z.T if z.shape[0] <= z.shape[1] else z.T @ z)
 
 
-def matrix_p_values(block: np.ndarray) -> dict[str, float]:
+def matrix_p_values(block: np.ndarray, spectrum: np.ndarray | None = None) -> dict[str, float]:
     """Test a matrix against independent entries: norms and means of rows and columns, largest singular value.
 
     Args:
         block: entries less their mean, shape (m, n), at most 512 x 512.
+        spectrum: its :func:`gram_eigenvalues` where they are known.
 
     Returns:
         P-value by name of the test; empty where a side is below 4 or there are fewer than 64 entries.
@@ -176,10 +177,11 @@ def matrix_p_values(block: np.ndarray) -> dict[str, float]:
     m, n = block.shape
     if min(m, n) < 4 or m * n < 64:
         return {}
-    z = block / math.sqrt(float(np.mean(block**2)))
+    variance = float(np.mean(block**2))
+    z = block / math.sqrt(variance)
     squares = z * z
     excess = max(float(np.mean(squares**2)) - 1, 0.1)
-    largest = float(gram_eigenvalues(z)[-1])
+    largest = float(gram_eigenvalues(z)[-1] if spectrum is None else spectrum[-1] / variance)
     return {
         "row norms": _energy_p_value(squares, 1, excess),
         "column norms": _energy_p_value(squares, 0, excess),

@@ -122,7 +122,8 @@ def _random_law(
     tests = 3
     block = matrix_of(wide, matrix_shape)
     if block is not None:
-        spectrum = gram_eigenvalues(block)
+        centred_block = block - mean
+        spectrum = gram_eigenvalues(centred_block)
         if one_norm(block):
             reason = "all its rows have one norm, as in a table of sines and cosines"
             return _law(name, "structured", mean, std, second, fan, False, reason)
@@ -131,7 +132,7 @@ def _random_law(
             reason = f"a block of {block.shape[0]} x {block.shape[1]} has rank {rank}"
             law = _law(name, "low_rank", mean, std, second, fan, False, reason)
             return replace(law, trained=True, p_value=0.0)
-        matrix = matrix_p_values(block - mean)
+        matrix = matrix_p_values(centred_block, spectrum)
         p_values |= matrix
         tests += len(matrix)
     worst = min(p_values, key=lambda test: p_values[test])
@@ -143,9 +144,37 @@ def _random_law(
         return replace(
             law, kind="structured", reason="its entries follow none of the known laws", p_value=1.0
         )
+    parts = None if block is None else _parts(block)
+    if parts is not None:
+        reason = f"its {parts} follow laws of different scale"
+        return replace(law, kind="structured", reason=reason, p_value=1.0)
     kind = "low_rank" if worst == "largest singular value" else "structured"
-    reason = f"no init law explains its {worst} (p = {p_value:.0e})"
+    chance = f"p = {p_value:.0e}" if p_value > 1e-99 else "p < 1e-99"
+    reason = f"no init law explains its {worst} ({chance})"
     return replace(law, kind=kind, random=False, trained=True, reason=reason)
+
+
+def _parts(block: np.ndarray) -> str | None:
+    """Name the equal parts of a matrix (queries, keys and values; gates) that are each explained, if any."""
+    for axis, what in ((0, "rows"), (1, "columns")):
+        for count in (2, 3, 4):
+            parts = np.split(block, count, axis) if block.shape[axis] % count == 0 else []
+            if parts and all(_explained(part) for part in parts):
+                return f"{count} blocks of {what}"
+    return None
+
+
+def _explained(part: np.ndarray) -> bool:
+    if not part.any():
+        return True
+    centred = part - part.mean()
+    if np.ptp(part) == 0:
+        return True
+    if np.unique(part).size < 16 or orthogonality(torch.from_numpy(np.ascontiguousarray(part))):
+        return True
+    entries = centred.ravel()
+    tests = [*goodness_of_fit(entries, fit_entries(entries)), *matrix_p_values(centred).values()]
+    return len(tests) * min(tests, default=1.0) > 1e-3
 
 
 def _moments(tensor: Tensor) -> tuple[int, float, float]:

@@ -64,28 +64,31 @@ def _clone(value: Any) -> Any:
 
 
 class _Watch:
-    """Which submodules are running, with the tensors that each was called with."""
+    """The tensors that each submodule was last called with."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.running: list[tuple[nn.Module, list[Tensor]]] = []
-        self.handles: list[Any] = []
-        for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-            self.handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self._leave))
+        self.inputs: dict[nn.Module, list[Tensor]] = {}
+        self.handles = [
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.running.append((module, [v for v in [*args, *kwargs.values()] if isinstance(v, Tensor)]))
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        # A forward that caught an error inside left entries above its own.
-        while self.running and self.running.pop()[0] is not module:
-            pass
+        self.inputs[module] = [v for v in [*args, *kwargs.values()] if isinstance(v, Tensor)]
 
     def close(self) -> None:
         for handle in self.handles:
             handle.remove()
+
+    def innermost(self, error: BaseException) -> nn.Module | None:
+        """The deepest submodule whose call the error passed through.
+
+        Read from the traceback: a record of calls would blame a layer whose error the forward pass has caught.
+        """
+        selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [s for s in selves if isinstance(s, nn.Module) and s in self.inputs]
+        return modules[-1] if modules else None
 
 
 def trial_forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -120,9 +123,10 @@ def _explain(error: Exception, watch: _Watch, names: dict[nn.Module, str]) -> st
             "inputs or "
             "another device."
         )
-    if not watch.running:
+    module = watch.innermost(error)
+    if module is None:
         return f"the forward pass raised {one_line(error)}{_place(error)}: make model(batch) run first."
-    module, tensors = watch.running[-1]
+    tensors = watch.inputs[module]
     where = f"layer '{plain(names[module])}'" if names[module] else "the model"
     kind = f"{where} ({plain(type(module).__name__)})"
     listed = f"got {', '.join(describe_tensor(t) for t in tensors[:3]) or 'no tensor'}"

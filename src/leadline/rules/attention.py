@@ -1,0 +1,147 @@
+"""Scaled-dot-product attention: softmax over logits of drawn queries and keys, at the network's own head size."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from leadline.program import Step
+from leadline.rules.base import NoRule, Rule, rule
+from leadline.rules.context import Context
+from leadline.rules.expr import source
+from leadline.rules.moments import square_root
+from leadline.rules.state import Cotangent, Fixed, State, fresh
+
+__all__ = ["Attention"]
+
+_HEADS = 48  # drawn heads; their scatter gives the standard error
+
+
+@rule("scaled_dot_product_attention", cites=["vaswani2017attention", "cowsik2024geometric"])
+class Attention(Rule):
+    """K'_pq = < sum_st A_ps A_qt K^v_st > over drawn heads; values are averaged exactly, queries and keys are drawn."""
+
+    def forward(self, step: Step, ctx: Context) -> State:
+        """Mix the values' second moment with drawn attention weights."""
+        value = ctx.state(step.arguments["value"])
+        A = self.weights(step, ctx)
+        K = ctx.moments.second(value.expr)
+        mixed = torch.einsum("hps,st->hpt", A, K)
+        per_head = torch.einsum("hpt,hqt->hpq", mixed, A)
+        out = per_head.mean(0)
+        mean = A.mean(0) @ ctx.moments.mean(value.expr)
+        expr = source(out, mean=mean if bool(mean.any()) else None, gaussian=False)
+        spread = per_head.diagonal(dim1=1, dim2=2).std(0) / math.sqrt(A.shape[0])
+        expr.memo["error"] = float((spread / out.diagonal().clamp_min(1e-300)).max())
+        return State(expr, step.points, step.width, None, False)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Values exactly through the drawn weights; queries and keys by reverse mode on the drawn heads."""
+        total = cotangent.total(ctx.moments)
+        A = self.weights(step, ctx)
+        back = torch.einsum("hps,hpt->hst", A, torch.einsum("pq,hqt->hpt", total, A)).mean(0)
+        refs = [step.arguments[k] for k in ("query", "key", "value")]
+        out = {refs[2].name: fresh(back)}
+        q, k, v = self.drawn(step, ctx, with_value=True)
+        root = square_root(total)
+        z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+        delta = (z.to(total) @ root.T).transpose(1, 2)
+        with torch.enable_grad():
+            q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
+            y = self.attend(step, q, k, ctx) @ v
+        grads = torch.autograd.grad(y, (q, k), delta)
+        for ref, g in zip(refs[:2], grads, strict=True):
+            share = ctx.state(ref).width / ctx.state(refs[2]).width
+            squared = torch.einsum("hpd,hqd->pq", g, g) / (g.shape[0] * g.shape[2]) * share
+            if ref.name in out:
+                out[ref.name] = Cotangent(out[ref.name].waves + fresh(squared).waves)
+            else:
+                out[ref.name] = fresh(squared)
+        return out
+
+    def weights(self, step: Step, ctx: Context) -> Tensor:
+        """Attention weights of drawn heads between all points, shape (heads, P_query, P_key); zero across samples."""
+        key = f"attention:{step.name}"
+        if key not in ctx.cache:
+            q, k, _ = self.drawn(step, ctx, with_value=False)
+            ctx.cache[key] = self.attend(step, q, k, ctx)
+        return ctx.cache[key]
+
+    def drawn(self, step: Step, ctx: Context, *, with_value: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (and values) of drawn heads, each (heads, P, head size)."""
+        out = []
+        for number, name in enumerate(("query", "key", "value")):
+            if name == "value" and not with_value:
+                out.append(torch.empty(0))
+                continue
+            state = ctx.state(step.arguments[name])
+            size = self._head_size(step.arguments[name].name, ctx)
+            h = ctx.drawn_channels(state.expr, _HEADS * size, seed=number)
+            out.append(h.reshape(_HEADS, size, -1).transpose(1, 2))
+        q, k, v = out
+        return q, k, v
+
+    def _head_size(self, name: str, ctx: Context) -> int:
+        return math.prod(a.size for a in ctx.program.layouts[name][0][-1])
+
+    def attend(self, step: Step, q: Tensor, k: Tensor, ctx: Context) -> Tensor:
+        """Softmax of masked logits; points of other samples are never attended to."""
+        scale = step.arguments.get("scale")
+        scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+        logits = scale * q @ k.transpose(1, 2)
+        return (logits + self.mask(step, ctx)).softmax(-1)
+
+    def mask(self, step: Step, ctx: Context) -> Tensor:
+        """Additive mask between all query and key points, shape (P_query, P_key)."""
+        key = f"mask:{step.name}"
+        if key in ctx.cache:
+            return ctx.cache[key]
+        query = ctx.program.layouts[step.arguments["query"].name][0]
+        keys = ctx.program.layouts[step.arguments["key"].name][0]
+        rows, columns = _coordinates(query), _coordinates(keys)
+        allowed = torch.ones(len(rows["sample"]), len(columns["sample"]), dtype=torch.bool)
+        allowed &= rows["sample"][:, None] == columns["sample"][None, :]
+        extra = torch.zeros(allowed.shape, dtype=ctx.dtype)
+        given = step.arguments.get("attn_mask")
+        if given is not None:
+            value = ctx.value(given)
+            if not isinstance(value, Fixed):
+                raise NoRule("an attention mask that depends on weights")
+            m = value.value
+            m = m.expand([*m.shape[:-2], len(_sites(query)), len(_sites(keys))])
+            while m.dim() > 3:
+                if m.shape[1] > 1 and not bool((m == m[:, :1]).all()):
+                    raise NoRule("an attention mask that differs by head")
+                m = m[:, 0]
+            m = m if m.dim() == 3 else m[None]
+            m = m.expand(int(rows["sample"].max()) + 1, *m.shape[1:])
+            picked = m[rows["sample"][:, None], rows["site"][:, None], columns["site"][None, :]]
+            if picked.dtype == torch.bool:
+                allowed &= picked
+            else:
+                extra = picked.to(ctx.dtype)
+        if step.arguments.get("is_causal"):
+            allowed &= rows["site"][:, None] >= columns["site"][None, :]
+        mask = extra.masked_fill(~allowed, torch.finfo(ctx.dtype).min).to(ctx.device)
+        ctx.cache[key] = mask
+        return mask
+
+
+def _sites(layout) -> range:  # type: ignore[no-untyped-def]
+    return range(math.prod(a.size for a in layout[-2]))
+
+
+def _coordinates(layout) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    """Sample number and site number of each point of a (…, sites, head size) tensor."""
+    site_axes = {a.serial for a in layout[-2]}
+    axes = [a for dim in layout for a in dim if a.kind != "channel"]
+    sizes = [a.size for a in axes]
+    grids = torch.meshgrid(*[torch.arange(s) for s in sizes], indexing="ij") if sizes else ()
+    sample = torch.zeros(math.prod(sizes), dtype=torch.long)
+    site = torch.zeros(math.prod(sizes), dtype=torch.long)
+    for axis, grid in zip(axes, grids, strict=True):
+        target = site if axis.serial in site_axes else sample
+        target.mul_(axis.size).add_(grid.reshape(-1))
+    return {"sample": sample, "site": site}

@@ -1,0 +1,105 @@
+"""BatchNorm: over the batch in train mode, an affine map by its buffers in eval mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leadline.program import Ref, Step
+from leadline.rules.base import Rule, argument, rule
+from leadline.rules.context import Context
+from leadline.rules.expr import Expr, lin, mix, op
+from leadline.rules.norm import affine, gained
+from leadline.rules.state import Cotangent, State, fresh
+
+__all__ = ["BatchNorm"]
+
+_CERTAIN = 0.01  # relative variance of the batch variance below which it is taken as certain
+
+
+@rule("batch_norm", cites=["yang2019mean"])
+class BatchNorm(Rule):
+    """Train mode: each channel over the batch and its sites, drawn jointly where the batch is small, else
+    (h - mean) / sqrt(mean_p K_pp - mean_pq K_pq + eps). Eval mode: the stored statistics."""
+
+    def forward(self, step: Step, ctx: Context) -> list[State]:
+        """Normalise over points, then gain and bias."""
+        state = ctx.state(argument(step, "input"))
+        expr = ctx.aligned(state, step.points)
+        if not training(step):
+            out: Expr = stored(step, expr, ctx)
+        elif certain(expr, ctx):
+            out = centred(step, expr, ctx)
+        else:
+            out = op(expr, standardise(step), expr.size)
+        made = State(affine(step, out, ctx), step.points, step.width, None, state.exact)
+        return [made] * len(step.shapes)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """The transpose of what the forward half did."""
+        ref = argument(step, "input")
+        expr = ctx.aligned(ctx.state(ref), step.points)
+        cotangent = gained(step, cotangent, ctx)
+        if not training(step):
+            inverse = (buffer(step, "running_var", ctx).mean() + float(step.arguments["eps"])).rsqrt()
+            return {ref.name: cotangent.scaled(float(inverse), step.width)}
+        if certain(expr, ctx):
+            C = centring(expr.size, ctx)
+            squared = C @ cotangent.total(ctx.moments) @ C.T * scale(step, expr, ctx) ** 2
+            return {ref.name: fresh(squared)}
+        return {ref.name: fresh(ctx.through_draws(expr, standardise(step), cotangent))}
+
+
+def training(step: Step) -> bool:
+    """Whether the step normalises by the batch."""
+    return bool(step.arguments.get("training", "running_mean" not in step.arguments)) and "no_training" not in str(step.node.target)
+
+
+def buffer(step: Step, slot: str, ctx: Context) -> Tensor:
+    """A stored statistic."""
+    ref = step.arguments[slot]
+    return ctx.program.constants[ref.name].to(ctx.dtype) if isinstance(ref, Ref) else torch.zeros(1, dtype=ctx.dtype)
+
+
+def stored(step: Step, expr: Expr, ctx: Context) -> Expr:
+    """Eval mode: channels share the mean of the stored statistics' effect."""
+    mean, var = buffer(step, "running_mean", ctx), buffer(step, "running_var", ctx)
+    inverse = (var + float(step.arguments["eps"])).rsqrt()
+    factor = float(inverse.square().mean().sqrt())
+    shift = float((mean * inverse).mean())
+    return lin([(factor, expr)], ctx.full(expr.size, -shift) if shift != 0.0 else None)
+
+
+def centring(size: int, ctx: Context) -> Tensor:
+    """The projection that takes off the mean over points."""
+    return torch.eye(size, dtype=ctx.dtype, device=ctx.device) - 1.0 / size
+
+
+def scale(step: Step, expr: Expr, ctx: Context) -> float:
+    """One over the standard deviation over the batch."""
+    K = ctx.moments.second(expr)
+    variance = K.diagonal().mean() - K.mean()
+    return float((variance + float(step.arguments["eps"])).rsqrt())
+
+
+def centred(step: Step, expr: Expr, ctx: Context) -> Expr:
+    """Large batches: the statistics are certain and the value stays Gaussian."""
+    return mix(expr, centring(expr.size, ctx) * scale(step, expr, ctx))
+
+
+def certain(expr: Expr, ctx: Context) -> bool:
+    """Whether the batch variance of a channel fluctuates so little that it can be taken as certain."""
+    K = ctx.moments.second(expr)
+    C = centring(expr.size, ctx)
+    centred = C @ K @ C
+    return float(2 * centred.square().sum() / centred.diagonal().sum().square()) < _CERTAIN
+
+
+def standardise(step: Step):  # type: ignore[no-untyped-def]
+    """The norm itself on drawn channels, shape (channels, P)."""
+    eps = float(step.arguments["eps"])
+
+    def norm(h: Tensor) -> Tensor:
+        return (h - h.mean(1, keepdim=True)) * (h.var(1, unbiased=False, keepdim=True) + eps).rsqrt()
+
+    return norm

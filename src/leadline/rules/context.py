@@ -1,0 +1,244 @@
+"""One pass over a Program: looks operands up, keeps states and cotangents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from leadline.activations import Activation
+from leadline.program import Axis, Law, Program, Ref, Step, read_law
+from leadline.program.step import points_of
+from leadline.program.trace import weight_fan_in
+from leadline.rules.base import NoRule, Value
+from leadline.rules.expr import Expr, Gather, Op, gather, gaussian, source
+from leadline.rules.moments import Moments, square_root, standard_draws, take
+from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight
+
+__all__ = ["Context"]
+
+
+@dataclass
+class Context:
+    """State of a prediction while it runs.
+
+    ``values``: node name -> what it is. ``moments``: takes expectations. ``dtype``: of the kernels.
+    """
+
+    program: Program
+    moments: Moments = field(default_factory=Moments)
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+    values: dict[str, Value] = field(default_factory=dict)
+    activations: dict[str, Activation] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
+    part: int = 0
+    parts: dict[str, list[Value]] = field(default_factory=dict)
+    chain: dict[str, tuple[float, float]] = field(default_factory=dict)
+    susceptibility: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def full(self, size: int, value: float) -> Tensor:
+        """A constant vector over points."""
+        return torch.full((size,), value, dtype=self.dtype, device=self.device)
+
+    def per_point(self, value: Fixed, points: tuple[Axis, ...]) -> Tensor | None:
+        """A fixed value that is the same in every channel, as a vector over points; None where it varies by channel."""
+        channels = self.channels(value.value, value.layout)
+        if channels.shape[0] > 1 and not bool((channels == channels[:1]).all()):
+            return None
+        index = alignment(points_of(value.layout), points)
+        return None if index is None else channels[0][index.to(self.device)]
+
+    def value(self, ref: Any) -> Value:
+        """What an operand is: a random state, a fixed value, or a weight."""
+        name = ref.name
+        if name in self.values:
+            return self.values[name]
+        if name in self.program.constants:
+            constant = self.program.constants[name]
+            if isinstance(constant, Tensor):
+                return Fixed(constant, self.program.layouts[name][0])
+            raise NoRule(f"operand {name} is not a tensor")
+        if name in self.program.weight_side:
+            value = self.weight_value(name)
+            return Weight(value, self.law(ref, fan_in=1), self.program.layouts[name][0])
+        raise NoRule(f"operand {name} has no state")
+
+    def state(self, ref: Any) -> State:
+        """An operand as a random state; data and parameters are lifted to one."""
+        value = self.value(ref)
+        if isinstance(value, State):
+            return value
+        lifted = self.lift(value)
+        if isinstance(value, Weight):
+            self.values[ref.name] = lifted  # its uses share one source
+        return lifted
+
+    def lift(self, value: Fixed | Weight) -> State:
+        """Data as a state (second moment over its channels), a parameter as a source of its law."""
+        points = points_of(value.layout)
+        size = math.prod(a.size for a in points)
+        channels = self.channels(value.value, value.layout)
+        if isinstance(value, Weight) and value.law.random:
+            second = value.law.second_moment * torch.eye(size, dtype=self.dtype, device=self.device)
+            return State(source(second), points, channels.shape[0], exact=value.law.kind == "gaussian")
+        mean = channels.mean(0)
+        second = channels.T @ channels / channels.shape[0]
+        noise = Noise({}, sampled=True) if isinstance(value, Fixed) else None
+        return State(source(second, mean=mean, gaussian=False), points, channels.shape[0], noise, exact=False)
+
+    def channels(self, tensor: Tensor, layout: tuple[tuple[Axis, ...], ...]) -> Tensor:
+        """A tensor as (channels, points), both in memory order of their axes."""
+        axes = [a for dim in layout for a in dim]
+        split = tensor.to(self.dtype).to(self.device).reshape([a.size for a in axes])
+        first = [i for i, a in enumerate(axes) if a.kind == "channel"]
+        rest = [i for i, a in enumerate(axes) if a.kind != "channel"]
+        n = math.prod(axes[i].size for i in first)
+        return split.permute(*first, *rest).reshape(n, -1) if axes else split.reshape(1, 1)
+
+    def arrange(self, channels: Tensor, layout: tuple[tuple[Axis, ...], ...], width: int | None = None) -> Tensor:
+        """The inverse of :meth:`channels`; with ``width``, the channel axes are taken to be (width, 1, 1, …)."""
+        axes = [a for dim in layout for a in dim]
+        first = [i for i, a in enumerate(axes) if a.kind == "channel"]
+        rest = [i for i, a in enumerate(axes) if a.kind != "channel"]
+        sizes = [a.size for a in axes]
+        if width is not None and first:
+            for i in first:
+                sizes[i] = 1
+            sizes[first[0]] = width
+        split = channels.reshape([sizes[i] for i in first + rest])
+        order = [(first + rest).index(i) for i in range(len(axes))]
+        tensor = split.permute(order) if axes else split
+        dims, at = [], 0
+        for dim in layout:
+            dims.append(math.prod(sizes[at : at + len(dim)]))
+            at += len(dim)
+        return tensor.reshape(dims)
+
+    def aligned(self, state: State, points: tuple[Axis, ...]) -> Expr:
+        """The state's expression at other points: broadcast over axes that it lacks, in the order asked for."""
+        index = alignment(state.points, points)
+        if index is None:
+            raise NoRule(f"operands on different sites cannot be lined up ({_sizes(state.points)} with {_sizes(points)})")
+        return gather(state.expr, index.to(self.device))
+
+    def parameter(self, law: Law, size: int) -> Expr:
+        """A learned vector over channels as an expression: one random number a channel, the same at every point."""
+        second = torch.full((size, size), law.second_moment, dtype=self.dtype, device=self.device)
+        return source(second, mean=self.full(size, law.mean) if law.mean else None, gaussian=law.kind == "gaussian")
+
+    def drawn_channels(self, expr: Expr, count: int, seed: int) -> Tensor:
+        """Channels for an operator that mixes them, shape (count, P): Gaussian ones directly, others from the draws."""
+        if gaussian(expr):
+            generator = torch.Generator().manual_seed(self.moments.seed * 65_537 + seed)
+            z = torch.randn(count, expr.size, generator=generator, dtype=self.dtype).to(self.device)
+            return z @ square_root(self.moments.second(expr)).T
+        if isinstance(expr, Op):
+            return expr.function(self.drawn_channels(expr.inner, count, seed))
+        if isinstance(expr, Gather):
+            return take(self.drawn_channels(expr.inner, count, seed), expr.index, 1)
+        h = self.moments.draws(expr)
+        generator = torch.Generator().manual_seed(self.moments.seed * 65_537 + seed)
+        return h[torch.randint(h.shape[0], (count,), generator=generator).to(h.device)]
+
+    def through_draws(self, expr: Expr, function: Callable[[Tensor], Tensor], cotangent: Cotangent) -> Tensor:
+        """Squared derivative before a channel-wise function, by reverse mode on drawn channels, shape (P, P)."""
+        h = self.moments.draws(expr)
+        with torch.enable_grad():
+            x = h.detach().requires_grad_()
+            y = function(x)
+        total: Tensor | None = None
+        for number, wave in enumerate(cotangent.waves):
+            beta = standard_draws(h.shape[0], y.shape[1], 7_919 + number).to(h) @ square_root(wave.squared).T
+            if wave.factor is not None:
+                beta = beta * self.moments.draws(wave.factor, h.shape[0])
+            (delta,) = torch.autograd.grad(y, x, beta, retain_graph=True)
+            part = delta.T @ delta / h.shape[0]
+            total = part if total is None else total + part
+        return total  # type: ignore[return-value]
+
+    def weight_value(self, name: str) -> Tensor:
+        """Value of a node that depends on parameters only, computed once."""
+        if name not in self._weights:
+            self._weights[name] = _evaluate(self._node(name), self).detach()
+        return self._weights[name]
+
+    def law(self, ref: Any, *, fan_in: int, step: Step | None = None) -> Law:
+        """Law of a weight operand; for a function of parameters (weight_norm), read from its value."""
+        parameter = self.program.exported.parameters.get(ref.name)
+        if parameter is None and _plain_view(self._node(ref.name)):
+            parameter = self.program.exported.parameters.get(_source_of(self._node(ref.name)))
+        if parameter is not None and parameter in self.program.laws:
+            return self.program.laws[parameter]
+        return read_law(self.weight_value(ref.name), fan_in=fan_in)
+
+    def weight(self, step: Step, slot: str = "weight") -> tuple[Tensor, Law] | None:
+        """Value and law of a step's weight or bias; None where there is none."""
+        ref = step.arguments.get(slot)
+        if ref is None:
+            return None
+        if not isinstance(ref, Ref):
+            raise NoRule(f"{slot} of {step.op} is not a tensor of the graph")
+        if ref.name not in self.program.weight_side and ref.name not in self.program.constants:
+            raise NoRule(f"{slot} of {step.op} is computed from the input")
+        value = self.program.constants.get(ref.name)
+        value = self.weight_value(ref.name) if value is None else value
+        fan = weight_fan_in(step, value.shape) if slot == "weight" and step.weighted else 1
+        return value, self.law(ref, fan_in=fan)
+
+    def _node(self, name: str) -> fx.Node:
+        for node in self.program.exported.module.graph.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(f"the graph has no node {name!r}.")
+
+
+def _evaluate(node: fx.Node, ctx: Context) -> Tensor:
+    if node.name in ctx.program.constants:
+        return ctx.program.constants[node.name]
+    if node.name in ctx.program.exported.parameters:
+        return ctx.program.exported.state[ctx.program.exported.parameters[node.name]].detach()
+    if node.name in ctx.program.exported.buffers:
+        return ctx.program.exported.state[ctx.program.exported.buffers[node.name]]
+    with torch.no_grad():
+        args, kwargs = pytree.tree_map(lambda a: _evaluate(a, ctx) if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+_PLAIN = ("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.clone.default", "aten.alias.default",
+          "aten.detach.default", "aten.contiguous.default", "aten.reshape.default", "aten.expand.default")
+
+
+def _plain_view(node: fx.Node) -> bool:
+    return node.op == "call_function" and str(node.target) in _PLAIN
+
+
+def _source_of(node: fx.Node) -> str:
+    while _plain_view(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node.name
+
+
+def _sizes(points: tuple[Axis, ...]) -> str:
+    return " x ".join(str(a.size) for a in points) or "one point"
+
+
+def alignment(have: tuple[Axis, ...], want: tuple[Axis, ...]) -> Tensor | None:
+    """For each wanted point, the point of the state that it reads; None where the state has an axis that is not wanted."""
+    place = {a.serial: i for i, a in enumerate(want)}
+    if any(a.serial not in place for a in have):
+        return None
+    index = torch.zeros([1] * len(want), dtype=torch.long)
+    stride = 1
+    for axis in reversed(have):
+        shape = [1] * len(want)
+        shape[place[axis.serial]] = axis.size
+        index = index + (torch.arange(axis.size) * stride).reshape(shape)
+        stride *= axis.size
+    return index.expand([a.size for a in want]).reshape(-1)

@@ -1,0 +1,96 @@
+"""Dense layer z = W h + b, with W_ij ~ (0, C_W / fan_in) and b_i ~ (0, C_b)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leadline.program import Law, Step
+from leadline.rules.base import Rule, argument, rule
+from leadline.rules.context import Context
+from leadline.rules.expr import source
+from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
+
+__all__ = ["Dense", "bias_moment", "fresh_noise"]
+
+
+@rule("linear", cites=["roberts2022principles"])
+class Dense(Rule):
+    """K' = C_b + C_W M, with M the second moment of the input over all its channels (and sites, where those are flattened)."""
+
+    def forward(self, step: Step, ctx: Context) -> State:
+        """A fresh Gaussian source at every point."""
+        weight = ctx.weight(step)
+        law = weight[1]  # type: ignore[index]
+        state = ctx.state(argument(step, "input"))
+        M, index = input_moment(step, state, ctx)
+        K = law.C_W * M
+        K = K + bias_moment(ctx.weight(step, "bias"), K)
+        noise = fresh_noise(state, ctx, law.C_W) if index is None else None
+        return State(source(K), step.points, step.width, noise)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Squared derivative, summed over channels, times C_W."""
+        ref = argument(step, "input")
+        value = ctx.value(ref)
+        if isinstance(value, Fixed):
+            return {}
+        law = ctx.weight(step)[1]  # type: ignore[index]
+        state = ctx.state(ref)
+        total = law.C_W * cotangent.total(ctx.moments)
+        groups = flattening(step, state)
+        if groups is not None:
+            sites = state.expr.size // groups.shape[0]
+            spread = torch.zeros(state.expr.size, state.expr.size, dtype=total.dtype, device=total.device)
+            for s in range(sites):  # a site's channels are their own inputs: derivatives at two sites are independent
+                i = groups[:, s]
+                spread[i[:, None], i[None, :]] = total / sites
+            total = spread
+        return {ref.name: fresh(total)}
+
+    def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
+        """C_W for both: the layer is linear."""
+        law = ctx.weight(step)[1]  # type: ignore[index]
+        return law.C_W, law.C_W
+
+
+def input_moment(step: Step, state: State, ctx: Context) -> tuple[Tensor, Tensor | None]:
+    """Second moment of a dense layer's input at the layer's points; sites flattened into channels are averaged over."""
+    groups = flattening(step, state)
+    if groups is None:
+        return ctx.moments.second(ctx.aligned(state, step.points)), None
+    M = ctx.moments.second(state.expr)
+    sites = groups.shape[1]
+    return torch.stack([M[groups[:, s]][:, groups[:, s]] for s in range(sites)]).mean(0), groups
+
+
+def flattening(step: Step, state: State) -> Tensor | None:
+    """Point indices (layer's points, flattened sites) where the layer contracts site axes; None where it contracts none."""
+    kept = {a.serial for a in step.points}
+    gone = [a for a in state.points if a.serial not in kept]
+    if not gone:
+        return None
+    sizes = [a.size for a in state.points]
+    index = torch.arange(state.expr.size).reshape(sizes)
+    order = [i for i, a in enumerate(state.points) if a.serial in kept]
+    order += [i for i, a in enumerate(state.points) if a.serial not in kept]
+    rows = 1
+    for a in step.points:
+        rows *= a.size
+    return index.permute(order).reshape(rows, -1)
+
+
+def bias_moment(bias: tuple[Tensor, Law] | None, like: Tensor) -> Tensor:
+    """Second moment that a bias adds: its variance and the square of its mean over units."""
+    return like.new_tensor(0.0 if bias is None else bias[1].second_moment)
+
+
+def fresh_noise(state: State, ctx: Context, C_W: float) -> Noise | None:
+    """Fluctuation of the scale of a layer's law, from that of its input."""
+    if state.noise is None:
+        return None
+    parts = dict(state.noise.parts)
+    if not state.noise.sampled:
+        # a source fed straight on: its own finite sample of channels counts too, Var(z^2) = 2 K^2
+        parts[object()] = ctx.moments.diagonal(state.expr) * (2 / state.width) ** 0.5
+    return Noise({k: C_W * v for k, v in parts.items()}, sampled=False)

@@ -1,0 +1,36 @@
+"""Dropout in train mode: an independent mask on every entry."""
+
+from __future__ import annotations
+
+import torch
+
+from leadline.program import Step
+from leadline.rules.base import Rule, argument, rule
+from leadline.rules.context import Context
+from leadline.rules.expr import product, source
+from leadline.rules.state import Cotangent, State
+
+__all__ = ["Dropout"]
+
+
+@rule("dropout", cites=["schoenholz2017deep"])
+class Dropout(Rule):
+    """M_pp / (1 - p) on the diagonal, the rest unchanged: two samples see different masks."""
+
+    def forward(self, step: Step, ctx: Context) -> list[State]:
+        """Multiply by an independent mask of mean one."""
+        state = ctx.state(argument(step, "input", "self"))
+        expr = ctx.aligned(state, step.points)
+        p = float(step.arguments["p"])
+        one = torch.ones(expr.size, expr.size, dtype=ctx.dtype, device=ctx.device)
+        second = one + torch.eye(expr.size, dtype=ctx.dtype, device=ctx.device) * (p / (1 - p))
+        mask = source(second, mean=one[0], gaussian=False, drop=p, key=("mask", step.name))
+        made = State(product(expr, mask), step.points, step.width, None, state.exact)
+        return [made] * len(step.shapes)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """The same mask on the derivative."""
+        ref = argument(step, "input", "self")
+        expr = ctx.values[step.name]
+        mask = expr.expr.right  # type: ignore[union-attr]
+        return {ref.name: cotangent.times(mask)}

@@ -1,0 +1,226 @@
+"""Expressions over Gaussian sources: what the value of one channel is, at every point, as the theory sees it.
+
+A layer with random weights brings in a fresh :class:`Source`; everything between two such layers is a function of
+sources that are already there. Points are (sample, site) pairs; channels are exchangeable and averaged out. The
+expressions are immutable; :mod:`leadline.rules.moments` takes their expectations and keeps them on the nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from leadline.activations import Activation
+
+__all__ = ["Apply", "Cat", "Expr", "Gather", "Lin", "Mix", "Op", "Product", "Source", "gaussian", "rename", "scaled"]
+
+_serial = itertools.count()
+
+
+def _memo() -> dict[str, object]:
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Expr:
+    """A function of Gaussian sources, evaluated at ``size`` points."""
+
+    size: int
+    sources: frozenset[Hashable]
+    memo: dict[str, object] = field(default_factory=_memo, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Source(Expr):
+    """A fresh random function of the points.
+
+    ``second``: second moment (P, P). ``mean``: channel mean (P,) or None for zero. ``gaussian``: whether it is Gaussian
+    in the wide limit (attention outputs and pooled values are not; drawn as if they were). ``drop``: for a dropout mask,
+    its probability.
+    """
+
+    key: Hashable
+    second: Tensor = field(repr=False)
+    mean: Tensor | None = field(default=None, repr=False)
+    gaussian: bool = True
+    drop: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lin(Expr):
+    """``sum_i c_i e_i + offset``; coefficients are numbers or vectors over points, the offset a vector or None."""
+
+    terms: tuple[tuple[float | Tensor, Expr], ...]
+    offset: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Apply(Expr):
+    """An activation (``order`` 0) or its derivative (``order`` 1) of an expression, point by point."""
+
+    activation: Activation
+    inner: Expr
+    order: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Expr):
+    """The product of two channels."""
+
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Expr):
+    """The inner expression at other points: out point p is inner point ``index[p]``, or zero where that is -1."""
+
+    inner: Expr
+    index: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Mix(Expr):
+    """A fixed linear map over points (average pooling, centring, interpolation)."""
+
+    inner: Expr
+    matrix: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Op(Expr):
+    """Any channel-wise function over points, known only through draws: ``function`` maps (channels, P) to (channels, P')."""
+
+    inner: Expr
+    function: Callable[[Tensor], Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Cat(Expr):
+    """Channels of several kinds side by side, in the given shares (which add to one)."""
+
+    parts: tuple[tuple[float, Expr], ...]
+
+
+def source(second: Tensor, *, mean: Tensor | None = None, gaussian: bool = True, drop: float | None = None,
+           key: Hashable = None) -> Source:
+    """A fresh source with its own identity."""
+    name = key if key is not None else next(_serial)
+    return Source(second.shape[0], frozenset([name]), name, second, mean, gaussian, drop)
+
+
+def lin(terms: Sequence[tuple[float | Tensor, Expr]], offset: Tensor | None = None) -> Lin:
+    """Linear combination of expressions on the same points."""
+    size = terms[0][1].size if terms else (0 if offset is None else offset.numel())
+    sources: frozenset[Hashable] = frozenset().union(*(e.sources for _, e in terms))
+    return Lin(size, sources, tuple(terms), offset)
+
+
+def scaled(expr: Expr, factor: float | Tensor) -> Expr:
+    """``factor * expr``; a factor of one changes nothing."""
+    if not isinstance(factor, Tensor) and factor == 1.0:
+        return expr
+    if isinstance(expr, Lin):
+        offset = None if expr.offset is None else expr.offset * factor
+        return lin([(c * factor, e) for c, e in expr.terms], offset)
+    if isinstance(expr, Cat):
+        return cat([(share, scaled(e, factor)) for share, e in expr.parts])
+    return lin([(factor, expr)])
+
+
+def apply(activation: Activation, inner: Expr, order: int = 0) -> Expr:
+    """``f(e)`` or ``f'(e)``; goes inside a concatenation of channels."""
+    if isinstance(inner, Cat):
+        return cat([(share, apply(activation, e, order)) for share, e in inner.parts])
+    return Apply(inner.size, inner.sources, activation, inner, order)
+
+
+def product(left: Expr, right: Expr) -> Expr:
+    """Product of two channels; concatenations with equal shares multiply part by part."""
+    if isinstance(left, Cat) and not isinstance(right, Cat) and right.sources.isdisjoint(left.sources):
+        return cat([(share, product(e, right)) for share, e in left.parts])
+    if isinstance(right, Cat) and not isinstance(left, Cat):
+        return product(right, left)
+    if isinstance(left, Cat) and isinstance(right, Cat) and [s for s, _ in left.parts] == [s for s, _ in right.parts]:
+        return cat([(s, product(a, b)) for (s, a), (_, b) in zip(left.parts, right.parts, strict=True)])
+    return Product(left.size, left.sources | right.sources, left, right)
+
+
+def gather(inner: Expr, index: Tensor) -> Expr:
+    """The expression at other points; a permutation that changes nothing is dropped."""
+    if index.numel() == inner.size and torch.equal(index, torch.arange(inner.size, device=index.device)):
+        return inner
+    if isinstance(inner, Cat):
+        return cat([(share, gather(e, index)) for share, e in inner.parts])
+    if isinstance(inner, Gather):
+        chained = torch.where(index >= 0, inner.index[index.clamp_min(0)], index)
+        return gather(inner.inner, chained)
+    return Gather(index.numel(), inner.sources, inner, index)
+
+
+def mix(inner: Expr, matrix: Tensor) -> Expr:
+    """A linear map over points."""
+    if isinstance(inner, Cat):
+        return cat([(share, mix(e, matrix)) for share, e in inner.parts])
+    return Mix(matrix.shape[0], inner.sources, inner, matrix)
+
+
+def cat(parts: Sequence[tuple[float, Expr]]) -> Expr:
+    """Channels side by side; nested concatenations are flattened."""
+    flat: list[tuple[float, Expr]] = []
+    for share, e in parts:
+        flat += [(share * s, inner) for s, inner in e.parts] if isinstance(e, Cat) else [(share, e)]
+    return Cat(flat[0][1].size, frozenset().union(*(e.sources for _, e in flat)), tuple(flat))
+
+
+def op(inner: Expr, function: Callable[[Tensor], Tensor], size: int) -> Op:
+    """A channel-wise function over points."""
+    return Op(size, inner.sources, inner, function)
+
+
+def gaussian(expr: Expr) -> bool:
+    """Whether a channel is a centred Gaussian function of the points."""
+    known = expr.memo.get("gaussian")
+    if known is None:
+        if isinstance(expr, Source):
+            known = expr.mean is None and expr.drop is None
+        elif isinstance(expr, Lin):
+            known = expr.offset is None and all(gaussian(e) for _, e in expr.terms)
+        elif isinstance(expr, (Gather, Mix)):
+            known = gaussian(expr.inner)
+        else:
+            known = False
+        expr.memo["gaussian"] = known
+    return bool(known)
+
+
+def rename(expr: Expr, tag: Hashable, seen: dict[int, Expr] | None = None) -> Expr:
+    """The same function of independent copies of its sources: other channels of the same layer."""
+    seen = {} if seen is None else seen
+    if id(expr) in seen:
+        return seen[id(expr)]
+    if isinstance(expr, Source):
+        key = (expr.key, tag)
+        out: Expr = replace(expr, key=key, sources=frozenset([key]), memo={})
+    elif isinstance(expr, Lin):
+        out = lin([(c, rename(e, tag, seen)) for c, e in expr.terms], expr.offset)
+    elif isinstance(expr, Apply):
+        out = apply(expr.activation, rename(expr.inner, tag, seen), expr.order)
+    elif isinstance(expr, Product):
+        out = product(rename(expr.left, tag, seen), rename(expr.right, tag, seen))
+    elif isinstance(expr, Gather):
+        out = gather(rename(expr.inner, tag, seen), expr.index)
+    elif isinstance(expr, Mix):
+        out = mix(rename(expr.inner, tag, seen), expr.matrix)
+    elif isinstance(expr, Op):
+        out = op(rename(expr.inner, tag, seen), expr.function, expr.size)
+    elif isinstance(expr, Cat):
+        out = cat([(share, rename(e, tag, seen)) for share, e in expr.parts])
+    else:
+        raise TypeError(f"cannot rename the sources of a {type(expr).__name__}.")
+    seen[id(expr)] = out
+    return out

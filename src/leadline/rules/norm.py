@@ -1,0 +1,154 @@
+"""LayerNorm, RMSNorm, GroupNorm: division by a statistic that a wide layer makes certain."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leadline.program import Axis, Step
+from leadline.rules.base import NoRule, Rule, argument, rule
+from leadline.rules.context import Context
+from leadline.rules.expr import Expr, Source, lin, op, product, scaled
+from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, fresh
+
+__all__ = ["GroupNorm", "LayerNorm", "affine"]
+
+_CERTAIN = 32  # channels from which a statistic over channels is taken as certain
+
+
+@rule("layer_norm", "rms_norm", cites=["ba2016layer", "zhang2019root"])
+class LayerNorm(Rule):
+    """h' = (h - m) / sqrt(M - m^2 + eps) over the channels (RMSNorm: m = 0), then gain and bias."""
+
+    def forward(self, step: Step, ctx: Context) -> State | Fixed:
+        """Scale each point by its own statistic."""
+        value = ctx.value(argument(step, "input"))
+        state = ctx.state(argument(step, "input"))
+        expr = ctx.aligned(state, step.points)
+        if isinstance(value, Fixed) and not isinstance(value, Weight):
+            exact = False
+        else:
+            exact = state.exact
+        inverse, shift = statistic(step, expr, ctx)
+        offset = None if shift is None else -shift * inverse
+        out = affine(step, lin([(inverse, expr)], offset), ctx)
+        pinned = isinstance(state.expr, Source) and state.noise is not None and state.points == step.points
+        return State(out, step.points, step.width, Noise({}, sampled=True, pinned=True) if pinned else None, exact)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Division by the statistic; the two directions that it takes out are 1/width of the derivative."""
+        ref = argument(step, "input")
+        if isinstance(ctx.value(ref), Fixed):
+            return {}
+        inverse, _ = statistic(step, ctx.aligned(ctx.state(ref), step.points), ctx)
+        return {ref.name: gained(step, cotangent, ctx).scaled(inverse, step.width)}
+
+    def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
+        """A rescaling is divided out; a random change is divided by the variance."""
+        state = ctx.state(argument(step, "input"))
+        inverse, _ = statistic(step, ctx.aligned(state, step.points), ctx)
+        gain = ctx.weight(step, "weight")
+        return 0.0, float(inverse.square().mean()) * (1.0 if gain is None else gain[1].second_moment)
+
+
+def statistic(step: Step, expr: Expr, ctx: Context) -> tuple[Tensor, Tensor | None]:
+    """One over the standard deviation, and the mean that is taken off, at each point."""
+    eps = step.arguments.get("eps")
+    M = ctx.moments.diagonal(expr)
+    eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
+    axes = _normalised_sites(step)
+    if step.op == "rms_norm":
+        return (_over(M, step.points, axes) + eps).rsqrt(), None
+    m = _over(ctx.moments.mean(expr), step.points, axes)
+    inverse = (_over(M, step.points, axes) - m.square() + eps).rsqrt()
+    return inverse, None if bool((m == 0).all()) else m
+
+
+def _normalised_sites(step: Step) -> tuple[Axis, ...]:
+    count = len(step.arguments["normalized_shape"])
+    return tuple(a for dim in step.layout[-count:] for a in dim if a.kind != "channel")
+
+
+def _over(vector: Tensor, points: tuple[Axis, ...], axes: tuple[Axis, ...]) -> Tensor:
+    """Average a vector over some of its axes, kept at full size."""
+    if not axes:
+        return vector
+    gone = [i for i, a in enumerate(points) if a in axes]
+    split = vector.reshape([a.size for a in points])
+    return split.mean(gone, keepdim=True).expand(split.shape).reshape(-1)
+
+
+def affine(step: Step, expr: Expr, ctx: Context) -> Expr:
+    """Learned gain and bias: constants scale and shift, random entries add their law."""
+    gain, bias = ctx.weight(step, "weight"), ctx.weight(step, "bias")
+    if gain is not None:
+        law = gain[1]
+        expr = scaled(expr, law.mean) if law.std == 0.0 else product(expr, ctx.parameter(law, expr.size))
+    if bias is not None and bias[1].second_moment > 0.0:
+        law = bias[1]
+        if law.std == 0.0:
+            expr = lin([(1.0, expr)], ctx.full(expr.size, law.mean))
+        else:
+            expr = lin([(1.0, expr), (1.0, ctx.parameter(law, expr.size))])
+    return expr
+
+
+def gained(step: Step, cotangent: Cotangent, ctx: Context) -> Cotangent:
+    """The derivative after the learned gain."""
+    gain = ctx.weight(step, "weight")
+    return cotangent if gain is None else cotangent.scaled(gain[1].second_moment**0.5, step.width)
+
+
+@rule("group_norm", "instance_norm", cites=["wu2018group"])
+class GroupNorm(Rule):
+    """The statistic of a group's channels and all sites: certain where the group is wide, drawn where it is not."""
+
+    def forward(self, step: Step, ctx: Context) -> State:
+        """Scale each sample, or run the norm on drawn channels."""
+        state = ctx.state(argument(step, "input"))
+        expr = ctx.aligned(state, step.points)
+        if _group_width(step) >= _CERTAIN:
+            inverse, shift = _group_statistic(step, expr, ctx)
+            out: Expr = lin([(inverse, expr)], None if bool((shift == 0).all()) else -shift * inverse)
+        else:
+            out = op(expr, _drawn(step), expr.size)
+        return State(affine(step, out, ctx), step.points, step.width, None, state.exact)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Division by the statistic; through draws where the group is narrow."""
+        ref = argument(step, "input")
+        expr = ctx.aligned(ctx.state(ref), step.points)
+        cotangent = gained(step, cotangent, ctx)
+        if _group_width(step) >= _CERTAIN:
+            return {ref.name: cotangent.scaled(_group_statistic(step, expr, ctx)[0], step.width)}
+        return {ref.name: fresh(ctx.through_draws(expr, _drawn(step), cotangent))}
+
+
+def _group_width(step: Step) -> int:
+    return step.width // int(step.arguments.get("num_groups", step.width))
+
+
+def _group_statistic(step: Step, expr: Expr, ctx: Context) -> tuple[Tensor, Tensor]:
+    sites = tuple(a for a in step.points if a.kind == "site")
+    M, m = ctx.moments.diagonal(expr), ctx.moments.mean(expr)
+    shift = _over(m, step.points, sites)
+    variance = _over(M, step.points, sites) - shift.square()
+    return (variance + float(step.arguments.get("eps", 1e-5))).rsqrt(), shift
+
+
+def _drawn(step: Step):  # type: ignore[no-untyped-def]
+    """The norm itself on drawn channels, shape (channels, P)."""
+    samples = 1
+    for a in step.points:
+        samples *= a.size if a.kind == "sample" else 1
+    group = _group_width(step)
+    eps = float(step.arguments.get("eps", 1e-5))
+
+    def norm(h: Tensor) -> Tensor:
+        x = h.reshape(h.shape[0], samples, -1).transpose(0, 1)
+        return F.group_norm(x, h.shape[0] // group, eps=eps).transpose(0, 1).reshape(h.shape)
+
+    if any(a.kind == "sample" for a in step.points[1:]):
+        raise NoRule("a group norm whose sample axis is not the first")
+    return norm

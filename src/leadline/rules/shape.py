@@ -1,0 +1,196 @@
+"""Views, transpositions, slices, concatenations: the same channels at the same or other points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from leadline.program import Ref, Step
+from leadline.rules.base import NoRule, Rule, Value, argument, rule
+from leadline.rules.context import Context, alignment
+from leadline.rules.expr import Expr, cat, gather, lin, rename
+from leadline.rules.state import Cotangent, Fixed, State, Wave, fresh
+
+__all__ = ["Concatenate", "Move", "Rearrange"]
+
+
+@rule("reshape", "transpose", "permute", "t", "unsqueeze", "squeeze", "clone", "alias", "contiguous", "detach", "_to_copy",
+      "to", "flatten", "unflatten", "lift_fresh_copy", "expand")
+class Rearrange(Rule):
+    """The same values under other axes: nothing changes but the order of the points."""
+
+    silent = True
+
+    def forward(self, step: Step, ctx: Context) -> Value:
+        """Reorder points; an expansion repeats them."""
+        value = ctx.value(argument(step, "self", "input"))
+        state = value if isinstance(value, State) else ctx.state(argument(step, "self", "input"))
+        expr = ctx.aligned(state, step.points)
+        same = expr is state.expr
+        return State(expr, step.points, step.width, state.noise if same else None, state.exact)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Reorder back; repeated points add up."""
+        ref = argument(step, "self", "input")
+        state = ctx.state(ref)
+        index = alignment(state.points, step.points)
+        if index is None:
+            raise NoRule("a view that drops a site axis")
+        return {ref.name: scatter(cotangent, index.to(ctx.device), state.expr.size, ctx)}
+
+
+def scatter(cotangent: Cotangent, index: Tensor, size: int, ctx: Context) -> Cotangent:
+    """Transpose of reading points ``index``."""
+    return cotangent.scatter(index, size, ctx.moments)
+
+
+@rule("select", "slice", "split", "split_with_sizes", "chunk", "unbind", "getitem", "flip", "roll", "pad", "constant_pad_nd",
+      "index_select", "narrow")
+class Move(Rule):
+    """Some points or some channels of a value, found by moving the points' own numbers through the operator.
+
+    Other channels of one layer are independent copies: each slice of channels gets sources of its own.
+    """
+
+    silent = True
+
+    def forward(self, step: Step, ctx: Context) -> list[State] | State:
+        """Gather points; rename sources where only some channels are taken."""
+        if step.op == "getitem":
+            raise NoRule("tuple access is resolved by the engine")
+        ref = argument(step, "self", "input")
+        state = ctx.state(ref)
+        outs = []
+        for number, (index, tag) in enumerate(self.moves(step, ctx)):
+            expr = gather(state.expr, index)
+            expr = rename(expr, tag) if tag is not None else expr
+            layout = step.layouts[number]
+            points = tuple(a for dim in layout for a in dim if a.kind != "channel")
+            width = math.prod(a.size for dim in layout for a in dim if a.kind == "channel")
+            noise = state.noise if index.numel() == state.expr.size else None
+            outs.append(State(expr, points, width, noise, state.exact))
+        return outs if len(step.layouts) > 1 or isinstance(step.node.meta["val"], (list, tuple)) else outs[0]
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Put the derivative back where the values came from; other channels have their own."""
+        ref = argument(step, "self", "input")
+        state = ctx.state(ref)
+        part = ctx.part  # which output the cotangent belongs to
+        index, tag = self.moves(step, ctx)[part]
+        if tag is not None and any(w.factor is not None for w in cotangent.waves):
+            cotangent = fresh(cotangent.total(ctx.moments))
+        return {ref.name: scatter(cotangent, index, state.expr.size, ctx)}
+
+    def moves(self, step: Step, ctx: Context) -> list[tuple[Tensor, object]]:
+        """For each output: the input point of each point (-1 for padding), and a tag where channels were cut."""
+        key = f"moves:{step.name}"
+        if key not in ctx.cache:
+            ctx.cache[key] = self._moves(step, ctx)
+        return ctx.cache[key]
+
+    def _moves(self, step: Step, ctx: Context) -> list[tuple[Tensor, object]]:
+        ref = argument(step, "self", "input")
+        layout = ctx.program.layouts[ref.name][0]
+        if step.op in ("pad", "constant_pad_nd") and step.arguments.get("value") not in (None, 0, 0.0):
+            raise NoRule("padding with a value other than zero")
+        axes = [a for dim in layout for a in dim]
+        channels = math.prod(a.size for a in axes if a.kind == "channel")
+        points = math.prod(a.size for a in axes if a.kind != "channel")
+        # one operand carries the number of the point, the other that of the channel; +1 so that padding reads 0
+        point = ctx.arrange((torch.arange(points, dtype=torch.float64) + 1).expand(channels, points), layout)
+        channel = ctx.arrange((torch.arange(channels, dtype=torch.float64) + 1)[:, None].expand(channels, points), layout)
+        schema = step.node.target._schema.arguments  # type: ignore[union-attr]
+        results = []
+        for operand in (point, channel):
+            given = {k: (operand if isinstance(v, Ref) and v.name == ref.name else v) for k, v in step.arguments.items()}
+            out = step.node.target(*[given[a.name] for a in schema if not a.kwarg_only],  # type: ignore[operator]
+                                   **{a.name: given[a.name] for a in schema if a.kwarg_only and a.name in given})
+            results.append(out if isinstance(out, (tuple, list)) else [out])
+        moves: list[tuple[Tensor, object]] = []
+        for number, (p, c) in enumerate(zip(*results, strict=True)):
+            where = ctx.channels(p, step.layouts[number])
+            which = ctx.channels(c, step.layouts[number])
+            if not bool((where == where[:1]).all()):
+                raise NoRule("a move that is not the same for all channels")
+            numbers = which.amax(1).long().tolist()
+            tag = None if numbers == list(range(1, channels + 1)) else ("channels", numbers[0], numbers[-1], len(numbers))
+            moves.append(((where[0].round().long() - 1).to(ctx.device), tag))
+        return moves
+
+
+@rule("cat", "stack")
+class Concatenate(Rule):
+    """Along channels: the second moment is the mean over parts, by their widths. Along sites: the parts' points in turn."""
+
+    silent = True
+
+    def forward(self, step: Step, ctx: Context) -> State:
+        """Lay expressions side by side or one after another."""
+        states = [ctx.state(ref) for ref in step.arguments["tensors"]]
+        exact = all(s.exact for s in states)
+        if self.by_channel(step, ctx):
+            parts = [(s.width / step.width, ctx.aligned(s, step.points)) for s in states]
+            return State(cat(parts), step.points, step.width, None, exact)
+        terms: list[tuple[float | Tensor, Expr]] = []
+        for number, s in enumerate(states):
+            terms.append((1.0, gather(s.expr, self.index(step, number, ctx))))
+        return State(lin(terms), step.points, step.width, None, exact)
+
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
+        """Each part gets its share."""
+        out: dict[str, Cotangent] = {}
+        for number, ref in enumerate(step.arguments["tensors"]):
+            if not isinstance(ctx.values.get(ref.name), State):
+                continue
+            state = ctx.state(ref)
+            if self.by_channel(step, ctx):
+                share = state.width / step.width
+                waves = [Wave(w.key, w.squared * share, w.factor) for w in cotangent.waves]
+                index = alignment(state.points, step.points)
+                passed = scatter(_part(waves, number, len(step.arguments["tensors"]), ctx), index.to(ctx.device),  # type: ignore[union-attr]
+                                 state.expr.size, ctx)
+            else:
+                passed = scatter(cotangent, self.index(step, number, ctx), state.expr.size, ctx)
+            out[ref.name] = passed
+        return out
+
+    def by_channel(self, step: Step, ctx: Context) -> bool:
+        """Whether the parts are joined along a channel axis."""
+        if step.op == "stack":
+            return False
+        dim = step.arguments.get("dim", 0)
+        return any(a.kind == "channel" for a in step.layout[dim])
+
+    def index(self, step: Step, number: int, ctx: Context) -> Tensor:
+        """For each point of the result, the point of one part, -1 where it comes from another part."""
+        refs: Sequence[Ref] = step.arguments["tensors"]
+        tensors = []
+        for i, ref in enumerate(refs):
+            layout = ctx.program.layouts[ref.name][0]
+            axes = [a for d in layout for a in d]
+            channels = math.prod(a.size for a in axes if a.kind == "channel")
+            points = math.prod(a.size for a in axes if a.kind != "channel")
+            numbers = torch.arange(points, dtype=torch.float64) if i == number else torch.full((points,), -1.0, dtype=torch.float64)
+            tensors.append(ctx.arrange(numbers.expand(channels, points), layout))
+        joined = step.node.target(tensors, step.arguments.get("dim", 0))  # type: ignore[operator]
+        return ctx.channels(joined, step.layout)[0].long().to(ctx.device)
+
+
+def _part(waves: list[Wave], number: int, count: int, ctx: Context) -> Cotangent:
+    """The waves as one part of the channels sees them."""
+    from leadline.rules.expr import Cat
+
+    out = []
+    for w in waves:
+        factor = w.factor
+        if isinstance(factor, Cat):
+            if len(factor.parts) != count:
+                return fresh(Cotangent(waves).total(ctx.moments))
+            factor = factor.parts[number][1]
+        out.append(Wave(w.key, w.squared, factor))
+    return Cotangent(out)
+
+

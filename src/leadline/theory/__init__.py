@@ -1,0 +1,8 @@
+"""What theory says of a Program: :func:`predict` runs the rules forward and backward and gives one row a step."""
+
+from __future__ import annotations
+
+from leadline.theory.predict import Prediction, predict
+from leadline.theory.rows import QUANTITIES, Estimate, Quantity, Row
+
+__all__ = ["QUANTITIES", "Estimate", "Prediction", "Quantity", "Row", "predict"]

@@ -1,0 +1,112 @@
+"""A step's row: its quantities from its state and its cotangent."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from leadline.program import Step
+from leadline.rules import Context, Cotangent, State
+from leadline.rules.elementwise import activation_of
+from leadline.rules.expr import gaussian
+from leadline.theory.rows import Estimate, Row
+
+__all__ = ["correlations", "describe"]
+
+
+def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool) -> Row:
+    """Quantities of one step."""
+    state = ctx.values[step.name]
+    row = Row(step.name, step.layer, step.op, ruled=not drawn)
+    if not isinstance(state, State):
+        return row
+    K = ctx.moments.second(state.expr)
+    error = ctx.moments.error(state.expr)
+    kernel = float(K.diagonal().mean())
+    row.values["kernel"] = Estimate(kernel, abs(kernel) * error)
+    row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
+    for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
+        row.values[name] = Estimate(value, error)
+    if state.noise is not None:
+        variance = state.noise.variance()
+        if variance is not None:
+            relative = variance / K.diagonal().square().clamp_min(1e-300)
+            row.values["spread"] = Estimate(float(relative.mean()))
+        elif not state.noise.pinned:
+            row.values["spread"] = Estimate(0.0)
+    if step.op == "pointwise":
+        _flat(step, ctx, row)
+    chi = ctx.susceptibility.get(step.name)
+    if chi is not None:
+        row.values["chi_parallel"], row.values["chi_perp"] = Estimate(chi[0]), Estimate(chi[1])
+    if cotangent is not None:
+        _gradients(step, ctx, cotangent, K, row)
+    return row
+
+
+def _flat(step: Step, ctx: Context, row: Row) -> None:
+    inner = ctx.state(step.arguments["input"]).expr
+    if gaussian(inner):
+        act = activation_of(step, ctx)
+        row.values["flat_fraction"] = Estimate(float(act.flat_fraction(ctx.moments.diagonal(inner)).mean()))
+
+
+def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: Row) -> None:
+    D = cotangent.total(ctx.moments)
+    row.values["partial_jacobian"] = Estimate(float(D.diagonal().sum()))
+    if not step.weighted:
+        return
+    weight = ctx.weight(step)
+    if weight is None:
+        return
+    law = weight[1]
+    bias = ctx.weight(step, "bias") if step.op != "embedding" else None
+    share = 0.0
+    if law.second_moment > 0:
+        offset = 0.0 if bias is None else bias[1].second_moment
+        share += float((D * (K - offset)).sum()) / law.C_W * law.fan_in
+    if bias is not None:
+        share += float(D.sum())
+    row.values["tangent_kernel"] = Estimate(share)
+
+
+def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
+    """Mean correlation between samples at equal sites, and between sites of one sample, from a kernel over points.
+
+    Args:
+        K: second moment, shape (P, P).
+        axes: (kind, size) of each axis that the points run over, in order.
+
+    Returns:
+        ``correlation`` (between samples; between sites where there is one sample) and ``site_correlation``.
+    """
+    sample, site = coordinates(axes)
+    norm = K.diagonal().clamp_min(0).sqrt()
+    C = K / (norm[:, None] * norm[None, :]).clamp_min(1e-300)
+    alive = (norm > 0)[:, None] & (norm > 0)[None, :]
+    sample, site = sample.to(K.device), site.to(K.device)
+    between = (sample[:, None] != sample[None, :]) & (site[:, None] == site[None, :]) & alive
+    within = (sample[:, None] == sample[None, :]) & (site[:, None] != site[None, :]) & alive
+    out: dict[str, float] = {}
+    if bool(within.any()):
+        out["site_correlation"] = float(C[within].mean())
+    if bool(between.any()):
+        out["correlation"] = float(C[between].mean())
+    elif "site_correlation" in out:
+        out["correlation"] = out["site_correlation"]
+    return out
+
+
+def coordinates(axes: list[tuple[str, int]]) -> tuple[Tensor, Tensor]:
+    """Sample number and site number of each point."""
+    count = math.prod(size for _, size in axes)
+    sample, site = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+    flat, stride = torch.arange(count), count
+    for kind, size in axes:
+        stride //= size
+        at = (flat // stride) % size
+        target = sample if kind == "sample" else site
+        target.mul_(size).add_(at)
+    return sample, site
