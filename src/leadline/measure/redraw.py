@@ -217,11 +217,13 @@ def _route(law: Law, old: Tensor, new: Tensor) -> Route:
     if untouched:
         return Route("law", "no initializer of its module draws it")
     difference = _difference(law, read_law(new, fan_in=1), old.numel())
-    return Route("law", difference) if difference else Route("initializer", "it draws the law of the tensor")
+    if difference:
+        return Route("law", difference)
+    return Route("initializer", "it draws the law of the tensor")
 
 
 def _difference(law: Law, trial: Law, count: int) -> str:
-    """Why a trial of an initializer does not have the law, or "" where sampling error explains the difference."""
+    """Why a trial of an initializer has another law; "" where sampling error explains the difference."""
     if trial.second_moment == 0:
         return "its module's initializer sets it to zero"
     variance = sum(_KURTOSIS.get(one.kind, 3.0) - 1 for one in (law, trial)) / count
