@@ -201,7 +201,9 @@ class Activation:
             value = closed.to(c.dtype)
             return Expectation(value, _ROUNDING * value.abs())
         f = self.derivative if derivative else self.fn
-        return mean_product(f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol))
+        return mean_product(
+            f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
+        )
 
     def estimate_gram(self, K: Tensor, rtol: float = 1e-10, *, derivative: bool = False) -> Expectation:
         """``gram`` or ``gram_derivative`` together with its error estimate; arguments as there.
@@ -217,7 +219,9 @@ class Activation:
         hook = self._dual_derivative if derivative else self._dual
         if hook(Pair.of(diagonal[..., :1], diagonal[..., :1] * 0, diagonal[..., :1])) is None:
             f = self.derivative if derivative else self.fn
-            return mean_product_gram(f, K, kinks=self.kinks, rtol=max(rtol, self.rtol))
+            return mean_product_gram(
+                f, K, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
+            )
         closed = hook(Pair.of(diagonal[..., :, None], K, diagonal[..., None, :]))
         value = torch.as_tensor(closed).to(K.dtype)
         exact = self.derivative_moment(diagonal) if derivative else self.second_moment(diagonal)
@@ -267,4 +271,8 @@ class Activation:
         return None
 
     def _dual_derivative(self, pair: Pair) -> Tensor | None:
+        return None
+
+    def _near(self, derivative: bool) -> Callable[[Tensor, Tensor, Tensor, float], Expectation] | None:
+        """What to use for flat (Kaa, rho, Kbb, rtol) where the Mehler series misses; None: quadrature."""
         return None

@@ -78,25 +78,33 @@ def refuse_jumps(name: str, jumps: Sequence[float], what: str) -> None:
 
 
 def one(f: Pointwise, K: Tensor, kinks: Sequence[float], rtol: float) -> Expectation:
-    """Expectation of f for variances K in float64; beyond 4096 distinct ones, a checked interpolant in log K."""
+    """Expectation of f for variances K in float64."""
+    return _tabulate(lambda k: expectation(f, k, kinks=kinks, rtol=rtol), K, rtol)
+
+
+def _tabulate(compute: Callable[[Tensor], Expectation], K: Tensor, rtol: float) -> Expectation:
+    """compute(K); beyond 4096 distinct variances by a Chebyshev interpolant in log K of a checked size."""
     values, inverse = distinct(K)
-    if values.numel() > _MANY and float(values[0]) > 1e-12 * float(values[-1]):
-        table = _interpolant(f, values, kinks, rtol)
-        if table is not None:
-            return Expectation(table.value[inverse].reshape(K.shape), table.error[inverse].reshape(K.shape))
-    return expectation(f, K, kinks=kinks, rtol=rtol)
+    if values.numel() <= _MANY:
+        return compute(K)
+    table = None
+    low, high = float(values[0]), float(values[-1])
+    if low > 1e-12 * high and math.isfinite(high):
+        table = _interpolant(compute, values, math.log(low), math.log(high), rtol)
+    out = table if table is not None else compute(values)
+    return Expectation(out.value[inverse].reshape(K.shape), out.error[inverse].reshape(K.shape))
 
 
-def _interpolant(f: Pointwise, K: Tensor, kinks: Sequence[float], rtol: float) -> Expectation | None:
-    low, high = math.log(float(K[0])), math.log(float(K[-1]))
-    if not math.isfinite(high):
-        return None
+def _interpolant(
+    compute: Callable[[Tensor], Expectation], K: Tensor, low: float, high: float, rtol: float
+) -> Expectation | None:
     for size in _SIZES:
-        nodes = expectation(f, chebyshev_points(size, low, high, K.device).exp(), kinks=kinks, rtol=rtol)
+        nodes = compute(chebyshev_points(size, low, high, K.device).exp())
         cheb = chebyshev_transform(size, K.device) @ nodes.value
         miss = float(cheb[-max(3, size // 8) :].abs().sum())
-        if miss <= rtol * float(nodes.value.abs().min()):
-            value = cheb @ chebyshev_matrix(K.log(), size, low, high)
+        floor = nodes.error.max() + rtol * torch.maximum(nodes.value.abs().min(), 1e-4 * nodes.value.abs().max())
+        if miss <= float(floor):
+            value = torch.cat([cheb @ chebyshev_matrix(k, size, low, high) for k in K.log().split(_MANY)])
             return Expectation(value, torch.full_like(value, miss + float(nodes.error.max())))
     return None
 
@@ -108,12 +116,30 @@ def slope_of_closed_form(g: Callable[[Tensor], Any], K: Tensor) -> Tensor:
 
 def stein_mean(f: Pointwise, K: Tensor, kinks: Sequence[float], rtol: float) -> Expectation:
     """<f'> = <z f>/K, which counts the jumps of f."""
-    k = K.clamp_min(1e-60)
-    out = expectation(lambda z: z * f(z), k, kinks=kinks, rtol=rtol)
-    return Expectation(out.value / k, out.error / k)
+
+    def compute(K: Tensor) -> Expectation:
+        k = K.clamp_min(1e-60)
+        out = expectation(lambda z: z * f(z), k, kinks=kinks, rtol=rtol)
+        return Expectation(out.value / k, out.error / k)
+
+    return _tabulate(compute, K, rtol)
 
 
 def second_moment_slope(
+    f: Pointwise, df: Pointwise, K: Tensor, kinks: Sequence[float], jumps: Sequence[float], rtol: float
+) -> Expectation:
+    """g'(K) for variances in float64; see ``_slope``."""
+    return _tabulate(lambda k: _slope(f, df, k, kinks, jumps, rtol), K, rtol)
+
+
+def second_moment_curvature(
+    f: Pointwise, df: Pointwise, K: Tensor, kinks: Sequence[float], jumps: Sequence[float], rtol: float
+) -> Expectation:
+    """g''(K) for variances in float64; see ``_curvature``."""
+    return _tabulate(lambda k: _curvature(f, df, k, kinks, jumps, rtol), K, rtol)
+
+
+def _slope(
     f: Pointwise, df: Pointwise, K: Tensor, kinks: Sequence[float], jumps: Sequence[float], rtol: float
 ) -> Expectation:
     """<z f f'>/K, or <f^2 (z^2 - K)>/(2 K^2) where f jumps; below K = 1e-10 a smooth f uses f'^2 + f f'' at 0."""
@@ -132,7 +158,7 @@ def second_moment_slope(
     return Expectation(value, error)
 
 
-def second_moment_curvature(
+def _curvature(
     f: Pointwise, df: Pointwise, K: Tensor, kinks: Sequence[float], jumps: Sequence[float], rtol: float
 ) -> Expectation:
     """<f f' (z^3 - 3 K z)>/(2 K^3); a smooth f below K = 1e-3 uses <(f f')'''>/2 with nested autodiff."""
@@ -163,10 +189,8 @@ def _by_variance(
     norm: Callable[[Tensor], Tensor],
 ) -> Expectation:
     """Expectation of f(z, K)/norm(K)."""
-    values, inverse = distinct(K)
-    out, scale = weighted_expectation(f, values, kinks=kinks, rtol=rtol), norm(values)
-    value, error = out.value / scale, out.error / scale
-    return Expectation(value[inverse].reshape(K.shape), error[inverse].reshape(K.shape))
+    out, scale = weighted_expectation(f, K, kinks=kinks, rtol=rtol), norm(K)
+    return Expectation(out.value / scale, out.error / scale)
 
 
 def _smooth_below(kinks: Sequence[float], K: float) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from leadline.gaussian.adaptive import REACH
 from leadline.gaussian.one import standard_deviation
 
-__all__ = ["HermiteSeries", "hermite_coefficients", "hermite_polynomials", "hermite_series", "mehler_tail_bound"]
+__all__ = ["HermiteSeries", "common_nodes", "hermite_coefficients", "hermite_polynomials", "hermite_series", "mehler_tail_bound"]
 
 _NODES = 16
 _MAX_POINTS = 2_000_000
@@ -133,7 +133,15 @@ def mehler_tail_bound(tail_a: Tensor, tail_b: Tensor, rho: Tensor, order: int) -
     return (tail_a * tail_b).clamp_min(0.0).sqrt() * rho.abs() ** (order + 1)
 
 
-def _common_ends(top: float, device: torch.device) -> Tensor:
+def common_nodes(top: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Nodes x and weights of the standard Gaussian that resolve f(s x) for every s <= top, shape (N,) each."""
+    ends = _common_ends(top, device)
+    gx, gw = (torch.as_tensor(v, device=device) for v in np.polynomial.legendre.leggauss(_NODES))
+    x, w = _nodes(ends[:-1], ends[1:], gx, gw)
+    return x.reshape(-1), w.reshape(-1)
+
+
+def _common_ends(top: float, device: torch.device | None) -> Tensor:
     """Panel ends in x, half a unit apart and finer around 0 where the largest variance squeezes f."""
     ends, e = [0.0], 0.0
     while e < REACH:

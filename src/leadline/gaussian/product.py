@@ -16,6 +16,8 @@ from leadline.gaussian.two import correlation
 
 __all__ = ["mean_product", "mean_product_gram"]
 
+Near = Callable[[Tensor, Tensor, Tensor, float], Expectation]
+
 _ORDERS = (48, 240)
 _TILE = 1 << 16
 _MANY_VARIANCES = 4096
@@ -29,6 +31,7 @@ def mean_product(
     *,
     kinks: Sequence[float] = (),
     rtol: float = 1e-10,
+    near: Near | None = None,
 ) -> Expectation:
     r"""Mean product of f at two jointly Gaussian points, elementwise over broadcast tensors of any size.
 
@@ -41,6 +44,7 @@ def mean_product(
         Kaa, Kab, Kbb: entries of the covariances, broadcast, units of z squared.
         kinks: points where f or a derivative of it jumps.
         rtol: wanted error relative to :math:`\sqrt{\langle f_a^2\rangle\langle f_b^2\rangle}`.
+        near: takes flat (Kaa, rho, Kbb, rtol) of the pairs that the series misses; None: quadrature.
     Returns:
         Expectation of the broadcast shape, dtype and device of the inputs.
     Raises:
@@ -52,6 +56,7 @@ def mean_product(
     >>> round(mean_product(torch.sin, one, 0.5 * one, one).value.item(), 10)
     0.1917002456
     """
+    near = near or _quadrature(f, kinks)
     dtype = torch.promote_types(torch.promote_types(Kaa.dtype, Kab.dtype), Kbb.dtype)
     a, c, b = torch.broadcast_tensors(Kaa, Kab, Kbb)
     shape = a.shape
@@ -63,7 +68,7 @@ def mean_product(
         got = interpolated_series(f, ka, kb, rho, kinks, rtol)
         if got is not None:
             value, bound, scale = got
-            return _finish(f, ka, rho, kb, value, bound, scale, kinks, rtol, shape, dtype)
+            return _finish(ka, rho, kb, value, bound, scale, near, rtol, shape, dtype)
     series = _series(f, values, kinks, float(rho.abs().max()) if rho.numel() else 0.0, rtol)
     value, bound = torch.empty_like(rho), torch.empty_like(rho)
     tail = series.tail[:, -1].sqrt()
@@ -78,11 +83,16 @@ def mean_product(
             value[p] = _horner_rows(products, rho[p])
         bound[p] = tail[inverse[0, p]] * tail[inverse[1, p]] * rho[p].abs() ** (n + 1)
     scale = (series.energy[inverse[0]] * series.energy[inverse[1]]).sqrt()
-    return _finish(f, ka, rho, kb, value, bound, scale, kinks, rtol, shape, dtype)
+    return _finish(ka, rho, kb, value, bound, scale, near, rtol, shape, dtype)
 
 
 def mean_product_gram(
-    f: Callable[[Tensor], Tensor], K: Tensor, *, kinks: Sequence[float] = (), rtol: float = 1e-10
+    f: Callable[[Tensor], Tensor],
+    K: Tensor,
+    *,
+    kinks: Sequence[float] = (),
+    rtol: float = 1e-10,
+    near: Near | None = None,
 ) -> Expectation:
     """Mean products of f for every pair of a covariance matrix.
 
@@ -91,6 +101,7 @@ def mean_product_gram(
         K: covariance matrices, shape (..., m, m), units of z squared; taken as symmetric.
         kinks: points where f or a derivative of it jumps.
         rtol: wanted error relative to the root of the product of the two second moments.
+        near: as for ``mean_product``.
     Returns:
         Expectation of the shape, dtype and device of K; the diagonal is the one-variable second moment.
     Raises:
@@ -98,6 +109,7 @@ def mean_product_gram(
     """
     if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
         raise ValueError(f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)")
+    near = near or _quadrature(f, kinks)
     m = K.shape[-1]
     flat = K.detach().reshape(-1, m, m).to(torch.float64)
     diagonal = flat.diagonal(dim1=-2, dim2=-1)
@@ -128,7 +140,7 @@ def mean_product_gram(
     if bool(bad.any()):
         where = bad.nonzero(as_tuple=True)
         ka, kb = diagonal[where[0], where[1]], diagonal[where[0], where[2]]
-        out = near_parallel(f, ka, rho[where], kb, kinks, rtol)
+        out = near(ka, rho[where], kb, rtol)
         mirrored = (where[0], where[2], where[1])
         value[where], value[mirrored] = out.value, out.value
         bound[where], bound[mirrored] = out.error, out.error
@@ -168,15 +180,18 @@ def _horner_rows(c: Tensor, x: Tensor) -> Tensor:
     return acc
 
 
+def _quadrature(f: Callable[[Tensor], Tensor], kinks: Sequence[float]) -> Near:
+    return lambda ka, rho, kb, rtol: near_parallel(f, ka, rho, kb, kinks, rtol)
+
+
 def _finish(
-    f: Callable[[Tensor], Tensor],
     ka: Tensor,
     rho: Tensor,
     kb: Tensor,
     value: Tensor,
     bound: Tensor,
     scale: Tensor,
-    kinks: Sequence[float],
+    near: Near,
     rtol: float,
     shape: torch.Size,
     dtype: torch.dtype,
@@ -187,7 +202,7 @@ def _finish(
     bound = torch.where(same, 0.0, bound)
     bad = (bound > rtol * scale).nonzero().reshape(-1)
     if bad.numel():
-        out = near_parallel(f, ka[bad], rho[bad], kb[bad], kinks, rtol)
+        out = near(ka[bad], rho[bad], kb[bad], rtol)
         value[bad], bound[bad] = out.value, out.error
     error = bound + 1e-14 * scale
     return Expectation(value.reshape(shape).to(dtype), error.reshape(shape).to(dtype))

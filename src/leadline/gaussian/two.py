@@ -11,7 +11,7 @@ from torch import Tensor
 from leadline.gaussian.adaptive import Expectation, breakpoints, integrate, kronrod
 from leadline.gaussian.one import expectation, standard_deviation
 
-__all__ = ["correlation", "expectation2"]
+__all__ = ["conditional_mean", "correlation", "expectation2"]
 
 _INNER_REACH = 9.0
 _INNER_STEP = 1.5
@@ -125,22 +125,40 @@ def _nested(
     cuts = torch.cat([torch.tensor([*ladder, *(-v for v in ladder)], dtype=torch.float64, device=sa.device), kink_g])
 
     def conditional(z: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        values, errors = [], []
-        count = 15 * (13 + cuts.numel())
-        step = max(1, _INNER_POINTS // (count * z.shape[1]))
-        for j in range(0, z.shape[0], step):
-            zj, rj = z[j : j + step], row[j : j + step]
-            v, e = _inner(g, slope[rj] * zj, tau[rj].expand_as(zj), cuts)
-            values.append(v)
-            errors.append(e)
+        value, error = conditional_mean(g, slope[row] * z, tau[row].expand_as(z), cuts)
         outer = f(z).to(torch.float64)
-        return outer * torch.cat(values), outer.abs() * torch.cat(errors)
+        return outer * value, outer.abs() * error
 
     return integrate(conditional, sa, ends, rtol, floor=scale)
 
 
-def _inner(g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of g(mean + tau y) over standard normal y on panels of 1.5 cut at ``cuts``, and its error estimate."""
+def conditional_mean(
+    g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean of g(mean + tau y) over standard normal y, on panels of 1.5 cut at ``cuts``, with its error estimate.
+
+    Args:
+        g: pointwise function of a tensor.
+        mean: shape (...), units of z.
+        tau: standard deviations, shape of mean, units of z.
+        cuts: where g must not be crossed by a panel, shape (C,), units of z.
+    Returns:
+        Values and absolute errors, shape of mean.
+    """
+    count = 15 * (13 + cuts.numel())
+    step = max(1, _INNER_POINTS // count)
+    flat_mean, flat_tau = mean.reshape(-1), tau.reshape(-1)
+    pieces = [
+        _panels(g, flat_mean[i : i + step], flat_tau[i : i + step], cuts) for i in range(0, mean.numel(), step)
+    ]
+    if not pieces:
+        return torch.empty_like(mean), torch.empty_like(mean)
+    return tuple(torch.cat(p).reshape(mean.shape) for p in zip(*pieces, strict=True))  # type: ignore[return-value]
+
+
+def _panels(
+    g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor
+) -> tuple[Tensor, Tensor]:
     x, wk, wg = kronrod(mean.device)
     grid = torch.arange(-_INNER_REACH, _INNER_REACH + 1e-9, _INNER_STEP, dtype=torch.float64, device=mean.device)
     ends = grid.expand(*mean.shape, -1)
