@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["matrix_of", "one_norm", "orthogonality", "sample_entries", "structure", "zero_rows"]
 
 _ENTRIES = 2**16
-_SIDE = 512
+_SIDES = (384, 1152)  # the shorter and the longer: eigenvalues cost the cube of the shorter
 
 
 def zero_rows(tensor: Tensor) -> Tensor:
@@ -44,8 +44,9 @@ def sample_entries(tensor: Tensor) -> np.ndarray:
     flat = tensor.reshape(-1)
     if flat.numel() > _ENTRIES:
         generator = torch.Generator().manual_seed(flat.numel())
-        picked = torch.randint(flat.numel(), (_ENTRIES,), generator=generator).unique()
-        flat = flat[picked.to(flat.device)]
+        # One entry from each of 2^16 equal stretches: distinct without sorting, no stride to alias with rows.
+        place = torch.arange(_ENTRIES) + torch.rand(_ENTRIES, generator=generator, dtype=torch.float64)
+        flat = flat[(place * (flat.numel() / _ENTRIES)).long().to(flat.device)]
     return flat.double().cpu().numpy()
 
 
@@ -60,7 +61,7 @@ def _as_matrix(tensor: Tensor, matrix_shape: tuple[int, int] | None) -> Tensor |
 
 
 def matrix_of(tensor: Tensor, matrix_shape: tuple[int, int] | None = None) -> np.ndarray | None:
-    """The tensor as a matrix, thinned evenly to at most 512 x 512.
+    """The tensor as a matrix, thinned evenly to at most 384 x 1152.
 
     Args:
         tensor: any shape.
@@ -72,13 +73,13 @@ def matrix_of(tensor: Tensor, matrix_shape: tuple[int, int] | None = None) -> np
     matrix = _as_matrix(tensor, matrix_shape)
     if matrix is None:
         return None
-    for axis in (0, 1):
+    shorter = int(matrix.shape[0] > matrix.shape[1])
+    for axis, side in ((shorter, _SIDES[0]), (1 - shorter, _SIDES[1])):
         size = matrix.shape[axis]
-        if size > _SIDE:
-            picked = (
-                torch.linspace(0, size - 1, _SIDE, dtype=torch.float64, device=matrix.device).round().long()
-            )
-            matrix = matrix.index_select(axis, picked)
+        if size > side:
+            # Middles of equal stretches, so that halves, thirds and quarters of the matrix stay what they are.
+            picked = ((torch.arange(side, dtype=torch.float64) + 0.5) * (size / side)).long()
+            matrix = matrix.index_select(axis, picked.to(matrix.device))
     return matrix.double().cpu().numpy()
 
 
@@ -98,7 +99,7 @@ def one_norm(block: np.ndarray) -> bool:
 
 
 def structure(tensor: Tensor) -> tuple[str, bool, str] | None:
-    """Look for a constant, for few values, many zeros, and rows of one norm.
+    """Look for a constant, for few values, many zeros, and kernels with a middle tap only.
 
     Args:
         tensor: any shape, at least one entry.
@@ -111,14 +112,17 @@ def structure(tensor: Tensor) -> tuple[str, bool, str] | None:
         single = tensor.numel() == 1 and tensor.is_floating_point() and not _round_number(tensor)
         # One entry that no one would type is a draw, for instance the bias of a single output.
         return ("uniform", True, "") if single else ("constant", False, "")
-    if tensor.dim() > 2 and _centre_only(tensor):
-        return None
     entries = sample_entries(tensor)
     values = np.unique(entries).size
-    if values <= min(16, entries.size // 2) or (values < entries.size / 2 and tensor.element_size() >= 4):
-        share = float(np.mean(entries == 0))
-        if share > 0.02 and values > 16:
-            return "structured", True, f"{share:.0%} of its entries are exactly zero"
+    if values <= min(16, entries.size // 2):
+        return "structured", False, f"it holds only {values} different values"
+    if tensor.dim() > 2 and _centre_only(tensor):
+        orthogonal = orthogonality(tensor) is not None
+        return None if orthogonal else ("structured", True, "all its taps but the middle one are zero")
+    share = float(np.mean(entries == 0))
+    if share > 0.02 and entries.size >= 64:
+        return "structured", True, f"{share:.0%} of its entries are exactly zero"
+    if values < entries.size / 2 and tensor.element_size() >= 4:
         return "structured", False, f"it holds only {values} different values"
     return None
 

@@ -168,7 +168,7 @@ def matrix_p_values(block: np.ndarray, spectrum: np.ndarray | None = None) -> di
     """Test a matrix against independent entries: norms and means of rows and columns, largest singular value.
 
     Args:
-        block: entries less their mean, shape (m, n), at most 512 x 512.
+        block: entries less their mean, shape (m, n).
         spectrum: its :func:`gram_eigenvalues` where they are known.
 
     Returns:

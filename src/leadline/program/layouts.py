@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from leadline.program.axes import CHANNEL, SITE, Atom, Dims, Layout, broadcast_dims, flat, reshape_dims, resolve, set_kind
+from leadline.program.axes import CHANNEL, SITE, Atom, Dims, Layout, broadcast_dims, flat, reshape_dims, resolve, set_kind, unify
 
 __all__ = ["bind", "find_layouts", "short_name"]
 
@@ -225,9 +225,12 @@ def _reduce(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
 
 @_layout_rule("scaled_dot_product_attention")
 def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    q, v = dims(a["query"]), dims(a["value"])
-    set_kind(q[-1], CHANNEL)
-    set_kind(v[-1], CHANNEL)
+    q, k, v = dims(a["query"]), dims(a["key"]), dims(a["value"])
+    for operand in (q, k, v):
+        set_kind(operand[-1], CHANNEL)
+    # heads and samples of the three are the same axes: repeated key heads (grouped queries) get their kind from here
+    broadcast_dims([(d[:-2], _shape(a[name])[:-2]) for d, name in ((q, "query"), (k, "key"), (v, "value"))], _shape(node)[:-2])
+    unify(k[-2], v[-2])
     return [*q[:-1], v[-1]]
 
 

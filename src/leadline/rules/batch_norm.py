@@ -47,7 +47,7 @@ class BatchNorm(Rule):
             C = centring(expr.size, ctx)
             squared = C @ cotangent.total(ctx.moments) @ C.T * scale(step, expr, ctx) ** 2
             return {ref.name: fresh(squared)}
-        return {ref.name: fresh(ctx.through_draws(expr, standardise(step), cotangent))}
+        return {ref.name: ctx.through_draws(expr, standardise(step), cotangent)}
 
 
 def training(step: Step) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from leadline.program import Axis, Law, Program, Ref, Step, read_law
 from leadline.program.step import points_of
 from leadline.program.trace import weight_fan_in
 from leadline.rules.base import NoRule, Value
-from leadline.rules.expr import Expr, Gather, Op, gather, gaussian, source
+from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, source
 from leadline.rules.moments import Moments, square_root, standard_draws, take
-from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight
+from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_wave
 
 __all__ = ["Context"]
 
@@ -147,21 +147,21 @@ class Context:
         generator = torch.Generator().manual_seed(self.moments.seed * 65_537 + seed)
         return h[torch.randint(h.shape[0], (count,), generator=generator).to(h.device)]
 
-    def through_draws(self, expr: Expr, function: Callable[[Tensor], Tensor], cotangent: Cotangent) -> Tensor:
-        """Squared derivative before a channel-wise function, by reverse mode on drawn channels, shape (P, P)."""
+    def through_draws(self, expr: Expr, function: Callable[[Tensor], Tensor], cotangent: Cotangent) -> Cotangent:
+        """Derivative before a channel-wise function, by reverse mode on drawn channels.
+
+        It stays bound to those draws: after a maximum, the slope of the activation before it is that of the winners.
+        """
         h = self.moments.draws(expr)
         with torch.enable_grad():
             x = h.detach().requires_grad_()
             y = function(x)
-        total: Tensor | None = None
+        beta = torch.zeros_like(y)
         for number, wave in enumerate(cotangent.waves):
-            beta = standard_draws(h.shape[0], y.shape[1], 7_919 + number).to(h) @ square_root(wave.squared).T
-            if wave.factor is not None:
-                beta = beta * self.moments.draws(wave.factor, h.shape[0])
-            (delta,) = torch.autograd.grad(y, x, beta, retain_graph=True)
-            part = delta.T @ delta / h.shape[0]
-            total = part if total is None else total + part
-        return total  # type: ignore[return-value]
+            part = standard_draws(h.shape[0], y.shape[1], 7_919 + number).to(h) @ square_root(wave.squared).T
+            beta = beta + (part if wave.factor is None else part * self.moments.draws(wave.factor, h.shape[0]))
+        (delta,) = torch.autograd.grad(y, x, beta)
+        return drawn_wave(Frozen(expr.size, expr.sources, delta))
 
     def weight_value(self, name: str) -> Tensor:
         """Value of a node that depends on parameters only, computed once."""
@@ -190,7 +190,10 @@ class Context:
         value = self.program.constants.get(ref.name)
         value = self.weight_value(ref.name) if value is None else value
         fan = weight_fan_in(step, value.shape) if slot == "weight" and step.weighted else 1
-        return value, self.law(ref, fan_in=fan)
+        law = self.law(ref, fan_in=fan)
+        if law.fan_in != fan:  # a tied weight has the fan-in of each of its uses
+            law = replace(law, fan_in=fan, C_W=fan * law.second_moment)
+        return value, law
 
     def _node(self, name: str) -> fx.Node:
         for node in self.program.exported.module.graph.nodes:

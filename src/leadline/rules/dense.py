@@ -8,7 +8,7 @@ from torch import Tensor
 from leadline.program import Law, Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import source
+from leadline.rules.expr import gaussian, source
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Dense", "bias_moment", "fresh_noise"]
@@ -25,6 +25,8 @@ class Dense(Rule):
         state = ctx.state(argument(step, "input"))
         M, index = input_moment(step, state, ctx)
         K = law.C_W * M
+        tied = tied_moment(step, state, law, ctx) if index is None else None
+        K = K if tied is None else K + tied
         K = K + bias_moment(ctx.weight(step, "bias"), K)
         noise = fresh_noise(state, ctx, law.C_W) if index is None else None
         return State(source(K), step.points, step.width, noise)
@@ -62,6 +64,27 @@ def input_moment(step: Step, state: State, ctx: Context) -> tuple[Tensor, Tensor
     M = ctx.moments.second(state.expr)
     sites = groups.shape[1]
     return torch.stack([M[groups[:, s]][:, groups[:, s]] for s in range(sites)]).mean(0), groups
+
+
+def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | None:
+    """What a head adds whose weight is also the embedding of its own input.
+
+    The unit of a token that is in the batch has the mean fan_in <h e>, with e that token's embedding; averaged over units
+    the squares of these means add to the second moment.
+    """
+    ref = step.arguments["weight"]
+    twins = [s for s in ctx.program.steps if s.op == "embedding" and s.arguments["weight"] == ref and s.name in ctx.values]
+    if not twins:
+        return None
+    embedded = ctx.values[twins[0].name]
+    ids = ctx.value(argument(twins[0], "indices"))
+    expr = ctx.aligned(state, step.points)
+    if not isinstance(embedded, State) or not isinstance(ids, Fixed) or not gaussian(expr) or not gaussian(embedded.expr):
+        return None
+    tokens = ids.value.reshape(-1).tolist()
+    first = torch.tensor([tokens.index(t) for t in sorted(set(tokens))], device=ctx.device)
+    means = law.fan_in * ctx.moments.covariance(expr, embedded.expr)[:, first]
+    return means @ means.T / step.width
 
 
 def flattening(step: Step, state: State) -> Tensor | None:

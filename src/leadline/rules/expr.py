@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leadline.activations import Activation
 
-__all__ = ["Apply", "Cat", "Expr", "Gather", "Lin", "Mix", "Op", "Product", "Source", "gaussian", "rename", "scaled"]
+__all__ = ["Apply", "Cat", "Expr", "Frozen", "Gather", "Lin", "Mix", "Op", "Product", "Source", "gaussian", "rename", "scaled"]
 
 _serial = itertools.count()
 
@@ -97,6 +97,13 @@ class Op(Expr):
 
     inner: Expr
     function: Callable[[Tensor], Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen(Expr):
+    """Draws (channels, P) made already, on the draws of the sources that they depend on: a derivative behind an :class:`Op`."""
+
+    values: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +225,8 @@ def rename(expr: Expr, tag: Hashable, seen: dict[int, Expr] | None = None) -> Ex
         out = mix(rename(expr.inner, tag, seen), expr.matrix)
     elif isinstance(expr, Op):
         out = op(rename(expr.inner, tag, seen), expr.function, expr.size)
+    elif isinstance(expr, Frozen):
+        out = expr
     elif isinstance(expr, Cat):
         out = cat([(share, rename(e, tag, seen)) for share, e in expr.parts])
     else:

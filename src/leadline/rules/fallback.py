@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ class Drawn:
             with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
                 outs, inputs = self.run(step, ctx, replicate, grad=True)
                 out = _listed(outs)[ctx.part]
+            if not inputs:
+                return {}
             width = out.numel() // total.shape[0]
             z = torch.randn(width, total.shape[0], generator=torch.Generator().manual_seed(31 + replicate), dtype=torch.float64)
             beta = ctx.arrange((z.to(total) @ root.T) / math.sqrt(width), step.layouts[ctx.part]).to(out)
@@ -85,7 +88,7 @@ class Drawn:
                 return ctx.program.constants[a.name]
             value = ctx.value(a)
             if isinstance(value, Weight):
-                generator = torch.Generator(value.value.device).manual_seed(97 * replicate + len(a.name))
+                generator = torch.Generator(value.value.device).manual_seed(97 * replicate + zlib.crc32(a.name.encode()))
                 return draw_law(value.law, value.value, generator=generator) if value.law.random else value.value
             if isinstance(value, Fixed):
                 return value.value

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leadline.rules.expr import Apply, Cat, Expr, Gather, Lin, Mix, Op, Product, Source, gaussian
+from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian
 
 __all__ = ["Moments"]
 
@@ -151,7 +151,7 @@ class Moments:
 
     def _drawn(self, expr: Expr) -> tuple[Tensor, Tensor]:
         """Second moment and mean by draws, with the relative standard error kept on the expression."""
-        h = self.draws(expr)
+        h = self.draws(expr, self._frozen_count(expr))
         blocks = h.reshape(_REPLICATES, -1, expr.size)
         diagonals = blocks.square().mean(1)
         second = h.T @ h / h.shape[0]
@@ -159,6 +159,12 @@ class Moments:
         expr.memo["error"] = float((spread / second.diagonal().clamp_min(1e-300)).max())
         expr.memo["mean"] = h.mean(0)
         return second, expr.memo["mean"]  # type: ignore[return-value]
+
+    def _frozen_count(self, expr: Expr) -> int | None:
+        """Number of draws that an expression is bound to by a part of it that is drawn already."""
+        if isinstance(expr, Frozen):
+            return expr.values.shape[0]
+        return next((n for n in map(self._frozen_count, _children(expr)) if n is not None), None)
 
     def count(self, size: int) -> int:
         """Number of draws for an expression over ``size`` points."""
@@ -202,6 +208,10 @@ class Moments:
             return self.draws(expr.inner, count) @ expr.matrix.T
         if isinstance(expr, Op):
             return expr.function(self.draws(expr.inner, count))
+        if isinstance(expr, Frozen):
+            if expr.values.shape[0] != count:
+                raise ValueError(f"{expr.values.shape[0]} draws are there, {count} were asked for: use the draws' own number.")
+            return expr.values
         if isinstance(expr, Cat):
             sizes = [round(share * count) for share, _ in expr.parts]
             sizes[-1] = count - sum(sizes[:-1])

@@ -10,7 +10,7 @@ from leadline.program import Axis, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, Source, lin, op, product, scaled
-from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, fresh
+from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight
 
 __all__ = ["GroupNorm", "LayerNorm", "affine"]
 
@@ -122,7 +122,7 @@ class GroupNorm(Rule):
         cotangent = gained(step, cotangent, ctx)
         if _group_width(step) >= _CERTAIN:
             return {ref.name: cotangent.scaled(_group_statistic(step, expr, ctx)[0], step.width)}
-        return {ref.name: fresh(ctx.through_draws(expr, _drawn(step), cotangent))}
+        return {ref.name: ctx.through_draws(expr, _drawn(step), cotangent)}
 
 
 def _group_width(step: Step) -> int:

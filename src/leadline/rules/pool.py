@@ -81,7 +81,7 @@ class Maximum(Rule):
         """The derivative goes to the site that won, draw by draw."""
         ref = argument(step, "self", "input")
         state = ctx.state(ref)
-        return {ref.name: fresh(ctx.through_draws(state.expr, _window_max(self.taps(step, ctx)), cotangent))}
+        return {ref.name: ctx.through_draws(state.expr, _window_max(self.taps(step, ctx)), cotangent)}
 
     def taps(self, step: Step, ctx: Context) -> Tensor:
         """Points of each window, -1 outside."""

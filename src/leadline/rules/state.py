@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leadline.program.axes import Axis
 from leadline.program.laws import Law
-from leadline.rules.expr import Expr, gather, lin, product
+from leadline.rules.expr import Expr, Frozen, gather, lin, product
 from leadline.rules.moments import Moments, take
 
 __all__ = ["Cotangent", "Fixed", "Noise", "State", "Wave", "Weight"]
@@ -131,6 +131,12 @@ def _scaled(wave: Wave, c: float | Tensor) -> Wave:
 def fresh(squared: Tensor) -> Cotangent:
     """A cotangent that is one new independent backward source."""
     return Cotangent([Wave(next(_waves), squared)])
+
+
+def drawn_wave(values: Frozen) -> Cotangent:
+    """A cotangent known by its draws."""
+    ones = values.values.new_ones(values.size, values.size)
+    return Cotangent([Wave(next(_waves), ones, values)])
 
 
 def merge(cotangents: list[Cotangent]) -> Cotangent:

@@ -11,6 +11,22 @@ from leadline.program.fuse.base import GraphView, Group, arguments, is_op, patte
 __all__: list[str] = []
 
 
+@pattern(order=-1)
+def rms_norm_with_gain(view: GraphView, node: fx.Node) -> Group | None:
+    """Match the norm times its learned gain."""
+    if not is_op(node, "mul"):
+        return None
+    for gain, normed in (node.args[:2], node.args[1::-1]):
+        if not isinstance(gain, fx.Node) or gain.op != "placeholder" or gain in view.fixed:
+            continue
+        members: list[fx.Node] = [node]
+        inner = rms_norm(view, skip_identity(normed, members))
+        if inner is None or not view.closed(node, [*members, *inner.members]):
+            continue
+        return Group("rms_norm", node, (*members, *inner.members), {**inner.arguments, "weight": gain})
+    return None
+
+
 @pattern(order=0)
 def rms_norm(view: GraphView, node: fx.Node) -> Group | None:
     """Match ``mul(x, rsqrt(add(mean(square(x), -1), eps)))``."""
