@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations
 
 from leadline.measure.redraw import Redrawer, redraw, redraw_many
@@ -114,6 +114,22 @@ def test_gpt2_goes_by_its_own_initializer_with_scaled_projections_and_ties():
         assert second(value) == pytest.approx(std**2, rel=5 * math.sqrt(2 / value.numel()))
     out = functional_call(model, state, kwargs={"input_ids": torch.randint(128, (2, 7)), "use_cache": False})
     assert not torch.equal(out.logits, model(input_ids=torch.randint(128, (2, 7)), use_cache=False).logits)
+
+
+def test_stacked_states_run_under_vmap_with_ties():
+    model = gpt2().eval()
+    ids = torch.randint(128, (2, 7))
+
+    def logits(state: dict) -> torch.Tensor:
+        kwargs = {"input_ids": ids, "use_cache": False}
+        return functional_call(model, state, kwargs=kwargs, tie_weights=False).logits
+
+    states = redraw_many(model, [0, 1, 2])
+    together = vmap(logits)(states)
+    for index in range(3):
+        alone = logits({name: value[index] for name, value in states.items()})
+        assert torch.allclose(together[index], alone, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
 def test_flags_of_a_loaded_model_do_not_stop_the_draw(tmp_path):

@@ -101,7 +101,19 @@ def test_rows_of_zeros_are_padding_and_leave_the_law_alone():
     assert law.kind == "gaussian"
     assert law.second_moment == pytest.approx(float(kept.square().mean()), rel=1e-6)
     table[:20] = 0  # negative control: that many rows are no padding
-    assert read_law(table, fan_in=1).kind == "structured"
+    law = read_law(table, fan_in=1)
+    assert (law.kind, law.trained) == ("structured", False)
+    assert "40% of its entries are exactly zero" in law.reason
+
+
+def test_kernels_with_a_middle_tap_only():
+    kernel = torch.zeros(16, 16, 3, 3)
+    kernel[:, :, 1, 1] = gaussian(16, 16)
+    law = read_law(kernel, fan_in=144)
+    assert (law.kind, law.random, law.trained) == ("structured", True, False)
+    assert pytest.approx(16, rel=0.4) == law.C_W
+    law = read_law(nn.init.dirac_(torch.empty(16, 16, 3, 3)), fan_in=144)
+    assert (law.kind, law.random, law.C_W) == ("structured", False, pytest.approx(1.0))
 
 
 def test_table_of_sines_is_structured_and_untrained():
@@ -111,12 +123,15 @@ def test_table_of_sines_is_structured_and_untrained():
     assert "sines" in law.reason
 
 
-def test_blocks_of_different_scale_are_an_init_law():
-    fused = torch.cat([gaussian(64, 64, seed=i, std=s) for i, s in enumerate((1.0, 3.0, 0.5))])
+@pytest.mark.parametrize("width", [64, 500], ids=["whole", "thinned"])
+def test_blocks_of_different_scale_are_an_init_law(width):
+    fused = torch.cat([gaussian(width, 64, seed=i, std=s) for i, s in enumerate((1.0, 3.0, 0.5))])
     law = read_law(fused, fan_in=64)
     assert (law.trained, law.random) == (False, True)
     assert "3 blocks of rows" in law.reason
-    fused *= torch.linspace(0.5, 2, 192)[torch.randperm(192)][:, None]  # negative control: no blocks here
+    fused *= torch.linspace(0.5, 2, 3 * width)[torch.randperm(3 * width)][
+        :, None
+    ]  # negative control: no blocks here
     assert read_law(fused, fan_in=64).trained
 
 

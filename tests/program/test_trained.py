@@ -158,17 +158,28 @@ def test_gpt2_that_has_halved_its_loss_is_recognised():
 
 
 def test_low_rank_update_is_recognised_above_the_edge_and_not_below():
-    """A spike of strength s leaves the bulk where s > (m n)^(1/4) sigma (Baik, Ben Arous and Peche)."""
-    model = mlp(128)
+    """A spike of strength s leaves a Gaussian bulk where s > (m n)^(1/4) sigma (Baik, Ben Arous and Peche)."""
+    u, v = (F.normalize(torch.randn(128), dim=0) for _ in range(2))
+    model = initialized(mlp(128), nn.init.kaiming_normal_)
     weight = model[3].weight
     edge = 128**0.5 * float(weight.detach().std())
-    u, v = (F.normalize(torch.randn(128), dim=0) for _ in range(2))
     fresh = copy.deepcopy(weight.data)
     for strength, expected in ((0.5 * edge, False), (3.0 * edge, True)):
         weight.data = fresh + strength * torch.outer(u, v)
         found = verdict(model)
         assert found.trained == expected
     assert found.tensors == ("3.weight",)
+
+
+def test_sharp_ends_of_a_uniform_law_show_an_update_below_the_edge():
+    u, v = (F.normalize(torch.randn(128), dim=0) for _ in range(2))
+    model = mlp(128)
+    weight = model[3].weight.data
+    assert not verdict(model).trained
+    weight += 128**0.5 * weight.std() * torch.outer(u, v)
+    found = verdict(model)
+    assert found.trained
+    assert "shape of the" in found.reason
 
 
 def test_many_weak_signs_count_together_and_copies_once():

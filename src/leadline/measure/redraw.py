@@ -173,7 +173,10 @@ class Redrawer:
 
 
 def redraw(model: nn.Module, seed: int, *, laws: Mapping[str, Law] | None = None) -> dict[str, Tensor]:
-    """Draw the weights of a model anew; for `torch.func.functional_call`. The model itself is only read.
+    """Draw the weights of a model anew. The model itself is only read.
+
+    For `torch.func.functional_call(model, state, x)`; where weights are tied and the state is batched by
+    `torch.func.vmap`, pass it `tie_weights=False`, since vmap hands one tensor over under each of its names.
 
     Args:
         model: any module with real values.

@@ -77,7 +77,7 @@ def matrix_of(tensor: Tensor, matrix_shape: tuple[int, int] | None = None) -> np
     for axis, side in ((shorter, _SIDES[0]), (1 - shorter, _SIDES[1])):
         size = matrix.shape[axis]
         if size > side:
-            # Middles of equal stretches, so that halves, thirds and quarters of the matrix stay what they are.
+            # Middles of equal stretches: halves, thirds and quarters of the matrix stay what they are.
             picked = ((torch.arange(side, dtype=torch.float64) + 0.5) * (size / side)).long()
             matrix = matrix.index_select(axis, picked.to(matrix.device))
     return matrix.double().cpu().numpy()
