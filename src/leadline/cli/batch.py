@@ -37,11 +37,10 @@ def load_batch(path: str | Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     batch = _read(path, "batch")
     args, kwargs = batch_from(batch)
-    if not any(True for _ in tensors_in([*args, *kwargs.values()])):
+    if not list(tensors_in([*args, *kwargs.values()])):
         raise UserError(
             f"batch file {_name(path)} holds {_kind(batch)}, expected at least one tensor: save a tensor, a "
-            "tuple or a "
-            "dict of them."
+            "tuple or a dict of them."
         )
     return args, kwargs
 
@@ -71,9 +70,8 @@ def load_targets(path: str | Path) -> Tensor:
         )
     if targets.is_floating_point() and not bool(targets.isfinite().all()):
         raise UserError(
-            f"targets file {_name(path)} ({describe_tensor(targets)}) holds NaN or infinite values, expected "
-            "finite ones: "
-            "clean the data."
+            f"targets file {_name(path)} ({describe_tensor(targets)}) holds NaN or infinite values, "
+            "expected finite ones: clean the data."
         )
     return targets
 
@@ -103,14 +101,12 @@ def _read_numpy(path: Path, what: str) -> Any:
         if needs_pickle:
             raise UserError(
                 f"{what} file {_name(path)} needs unpickling, which can run code, expected plain arrays of "
-                "numbers: "
-                "save it again as such."
+                "numbers: save it again as such."
             ) from error
         cause = "not a zip archive" if isinstance(error, zipfile.BadZipFile) else one_line(error, 100)
         raise UserError(
             f"{what} file {_name(path)} cannot be read ({cause}), expected what numpy.save or numpy.savez "
-            "writes: save "
-            "it again."
+            "writes: save it again."
         ) from error
     unnamed = [f"arr_{i}" for i in range(len(arrays))]
     return tuple(arrays[n] for n in unnamed) if set(unnamed) == set(arrays) else arrays

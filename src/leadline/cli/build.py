@@ -61,8 +61,8 @@ def build(file: str, attribute: str, config: Mapping[str, Any], seed: int) -> tu
             return found, None
         if not callable(found):
             raise UserError(
-                f"'{plain(attribute)}' of {_name(path)} is of type {plain(type(found).__name__)}, expected a "
-                "torch.nn.Module or a function that returns one: name another."
+                f"'{plain(attribute)}' of {_name(path)} is of type {plain(type(found).__name__)}, expected "
+                "a torch.nn.Module or a function that returns one: name another."
             )
         _check_call(found, attribute, path, config)
         # The module is run code; importing it may have used up random numbers.
@@ -176,8 +176,7 @@ def _find(module: ModuleType, attribute: str, path: Path) -> Any:
         except Exception as error:  # a property may raise anything
             raise UserError(
                 f"{_name(path)} has no attribute '{plain(attribute)}', expected a function or class that "
-                "builds a "
-                f"model: {near(part, _candidates(path))}."
+                f"builds a model: {near(part, _candidates(path))}."
             ) from error
     return found
 
@@ -214,8 +213,7 @@ def _check_call(builder: Any, attribute: str, path: Path, config: Mapping[str, A
         shown = ", ".join(f"'{plain(n)}'" for n in needed[:6])
         raise UserError(
             f"builder '{plain(attribute)}' of {_name(path)} needs {shown}, expected one that can be called "
-            "without: give "
-            f"--config {plain(needed[0])}=VALUE, or default values."
+            f"without: give --config {plain(needed[0])}=VALUE, or default values."
         )
 
 

@@ -92,9 +92,8 @@ def _state_dict(loaded: Any, shown: str) -> tuple[dict[str, Any], str | None]:
     other = [k for k, v in loaded.items() if not isinstance(v, Tensor) and not k.endswith("_extra_state")]
     if other:
         raise UserError(
-            f"{shown} has {_list(other)} of type {plain(type(loaded[other[0]]).__name__)} among its tensors, "
-            "expected "
-            "tensors only: save model.state_dict()."
+            f"{shown} has {_list(other)} of type {plain(type(loaded[other[0]]).__name__)} among its "
+            "tensors, expected tensors only: save model.state_dict()."
         )
     return dict(loaded), container
 
@@ -118,9 +117,8 @@ def _unwrap(
             stripped.append("module.")
         if bare in result:
             raise UserError(
-                f"{shown} names '{plain(bare)}' twice, with and without the prefix of a wrapper, expected it "
-                "once: save "
-                "model.state_dict() again."
+                f"{shown} names '{plain(bare)}' twice, with and without the prefix of a wrapper, expected "
+                "it once: save model.state_dict() again."
             )
         result[bare] = value
     return result, tuple(w for w in _WRAPPERS if w in stripped)
@@ -158,15 +156,13 @@ def _check_values(shown: str, given: Mapping[str, Any], own: Mapping[str, Any]) 
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise UserError(
             f"{shown} has shapes that are not the model's ({listed}{more}): build the model with the "
-            "settings it was "
-            "trained with."
+            "settings it was trained with."
         )
     for name, (got, wanted) in pairs.items():
         if got.is_floating_point() != wanted.is_floating_point() or got.is_complex() != wanted.is_complex():
             raise UserError(
                 f"{shown} has '{plain(name)}' as {got.dtype}, expected {wanted.dtype}: save the weights as "
-                "the model "
-                "has them, before quantization."
+                "the model has them, before quantization."
             )
     return tuple(n for n, (got, wanted) in pairs.items() if got.dtype != wanted.dtype)
 

@@ -53,8 +53,6 @@ def _settings(text: str) -> list[tuple[str, ast.expr]]:
             warnings.simplefilter("ignore")  # about odd escapes in the text
             call = ast.parse(f"f({text}\n)", mode="eval").body
     except SyntaxError as error:
-        if "repeated" in error.msg:
-            broken = f"the config gives a name twice ({plain(error.msg)}), expected it once: leave one out."
         raise UserError(broken) from error
     except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes, absurd nesting
         raise UserError(broken) from error
@@ -72,8 +70,7 @@ def _literal(name: str, value: ast.expr) -> Any:
         if value.id.lower() in _MEANT:
             raise UserError(
                 f"config value {plain(name)}={value.id} is not a Python literal, expected "
-                f"{_MEANT[value.id.lower()]}: "
-                "mind the capital letter."
+                f"{_MEANT[value.id.lower()]}: mind the capital letter."
             )
         return value.id
     try:
@@ -81,8 +78,7 @@ def _literal(name: str, value: ast.expr) -> Any:
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise UserError(
             f"config value {plain(name)}={_source(value)} is not a Python literal, expected a number, a "
-            "quoted string, "
-            f"a tuple, a list, a dict, True, False or None: {_HOW}."
+            f"quoted string, a tuple, a list, a dict, True, False or None: {_HOW}."
         ) from error
 
 

@@ -43,8 +43,7 @@ def existing_file(path: str | Path, what: str, suffixes: tuple[str, ...]) -> Pat
     if file.suffix.lower() not in suffixes:
         raise UserError(
             f"{what} file '{shown}' ends in '{plain(file.suffix)}', expected {', '.join(suffixes)}: save it "
-            "as one of "
-            "these."
+            "as one of these."
         )
     return file
 
@@ -68,18 +67,16 @@ def read_torch(path: Path, what: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways
         name = f"{what} file '{plain(path.name, 60)}'"
-        culprit = re.search(r"(?:GLOBAL|global|class|function)\s+([A-Za-z_][\w.]*\.[\w.]+)", str(error))
+        culprit = re.search(r"GLOBAL\s+([A-Za-z_][\w.]*)", str(error))
         if culprit or "TorchScript" in str(error):
             inside = plain(culprit.group(1)) if culprit else "a TorchScript program"
             raise UserError(
                 f"{name} needs unpickling of {inside}, which can run code, expected tensors and plain "
-                "containers: save "
-                "the tensors alone (for a model, its state_dict()), or use safetensors."
+                "containers: save the tensors alone (for a model, its state_dict()), or use safetensors."
             ) from error
         raise UserError(
             f"{name} cannot be read ({type(error).__name__}), expected what torch.save writes for tensors: "
-            "save it again, "
-            "or use safetensors."
+            "save it again, or use safetensors."
         ) from error
 
 
@@ -108,7 +105,6 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(
             f"{what} file '{plain(path.name, 60)}' cannot be read ({one_line(error, 100)}), expected a "
-            "safetensors file: "
-            "save it again."
+            "safetensors file: save it again."
         ) from error
     return found

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from leadline.cli.synthetic import draw_inputs
+from leadline.cli.type_config import configuration, reason
 from leadline.program.errors import UserError, near, one_line, plain
 from leadline.program.trial import preserved_rng
 
 __all__ = ["build_type"]
 
-_REMOTE = ("auto_map", "trust_remote_code", "name_or_path", "code_revision", "quantization_config")
-_ATTENTION = ("sdpa", "eager")
 # The class that trains a type from scratch, best first: the mapping that lists types, and the class.
 _CLASSES = (
     ("SEQ_TO_SEQ_CAUSAL_LM", "AutoModelForSeq2SeqLM"),
@@ -72,7 +71,8 @@ def build_type(
         )
     with preserved_rng(), _offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        settings, attention = _configuration(auto, model_type, dict(config))
+        kind = auto.configuration_auto.CONFIG_MAPPING[model_type]
+        settings, attention = configuration(kind, model_type, config)
         model = _build(auto, model_type, settings, attention, seed)
         model.eval()
         inputs = draw_inputs(
@@ -90,8 +90,8 @@ def _check_type(model_type: str) -> None:
         )
     if "/" in model_type or "\\" in model_type or model_type.startswith((".", "~")):
         raise UserError(
-            f"'transformers:{shown}' is a hub id or a path, expected a model type, as nothing is downloaded: "
-            f"{how}."
+            f"'transformers:{shown}' is a hub id or a path, expected a model type, as nothing is "
+            f"downloaded: {how}."
         )
     if not re.fullmatch(r"[\w.-]+", model_type):
         raise UserError(f"'transformers:{shown}' is no name of a model type: {how}.")
@@ -104,8 +104,7 @@ def _library() -> Any:
     except ImportError as error:
         raise UserError(
             "transformers:TYPE needs the transformers library, which cannot be imported "
-            f"({one_line(error, 80)}): "
-            "install it with pip install 'leadline[transformers]'."
+            f"({one_line(error, 80)}): install it with pip install 'leadline[transformers]'."
         ) from error
     return auto
 
@@ -126,24 +125,6 @@ def _offline() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _configuration(auto: Any, model_type: str, config: dict[str, Any]) -> tuple[Any, str | None]:
-    kind = auto.configuration_auto.CONFIG_MAPPING[model_type]
-    _check_settings(kind, model_type, config)
-    attention = config.pop("attn_implementation", None)
-    # A setting that a type does not have is refused above when a user gives it; this one is ours.
-    cache = {} if "use_cache" in config or not hasattr(kind(), "use_cache") else {"use_cache": False}
-    try:
-        settings = kind(**config, **cache)
-    except Exception as error:  # each class checks in its own way
-        raise UserError(
-            f"the configuration of '{model_type}' refuses {plain(_shown(config), 120)} ({_reason(error)}): "
-            "change these values."
-        ) from error
-    if settings.architectures is None:
-        settings.architectures = []  # a type with more than one class for a task looks for its name here
-    return settings, attention
-
-
 def _build(auto: Any, model_type: str, settings: Any, attention: str | None, seed: int) -> nn.Module:
     chosen = getattr(auto.modeling_auto, _class_for(auto, model_type, settings))
     options = {} if attention is None else {"attn_implementation": attention}
@@ -155,7 +136,7 @@ def _build(auto: Any, model_type: str, settings: Any, attention: str | None, see
         raise
     except (Exception, SystemExit) as error:  # each model checks in its own way, some need more libraries
         raise UserError(
-            f"transformers could not build '{model_type}' from this config ({_reason(error)}): change these "
+            f"transformers could not build '{model_type}' from this config ({reason(error)}): change these "
             "values."
         ) from error
     return built
@@ -174,10 +155,18 @@ def _class_for(auto: Any, model_type: str, settings: Any) -> str:
     return "AutoModel"
 
 
+def _free_memory() -> int:
+    """Bytes that programs can still have, the cache of files among them; off Linux, all there are."""
+    table = Path("/proc/meminfo")
+    if table.exists():
+        return 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", table.read_text())[0])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _check_memory(chosen: Any, settings: Any, model_type: str) -> None:
     """Refuse a model whose weights alone do not fit, before the system ends the process for it."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _free_memory()
         with torch.device("meta"):
             shapes = chosen.from_config(copy.deepcopy(settings))
         needed = sum(p.numel() * p.element_size() for p in shapes.parameters())
@@ -189,54 +178,3 @@ def _check_memory(chosen: Any, settings: Any, model_type: str) -> None:
             f"{free / 2**30:.1f} GiB that are free: make it smaller with --config, for example by fewer "
             "layers."
         )
-
-
-def _check_settings(kind: Any, model_type: str, config: Mapping[str, Any]) -> None:
-    default = kind()
-    known = {*default.to_dict(), *default.attribute_map, *inspect.signature(kind).parameters}
-    known = {n for n in known if not n.startswith("_")} - {"self", "kwargs", "args", *_REMOTE}
-    known |= {"attn_implementation"}
-    for name, value in config.items():
-        shown = plain(name)
-        if name.startswith("_") or name in _REMOTE:
-            raise UserError(
-                f"config '{shown}' is refused, as nothing is downloaded and no remote code run: leave it out."
-            )
-        if name not in known:
-            raise UserError(
-                f"'{model_type}' has no config '{shown}' (got {shown}={plain(repr(value))}): "
-                f"{near(name, known)}."
-            )
-        if any("/" in text or "\\" in text for text in _strings(value)):
-            raise UserError(
-                f"config {shown}={plain(repr(value))} looks like a hub id or a path, expected a plain value, "
-                "as nothing "
-                "is downloaded: leave it out."
-            )
-        if name == "attn_implementation" and value not in _ATTENTION:
-            raise UserError(
-                f"config {shown}={plain(repr(value))} is not an attention that can be read: use "
-                f"{' or '.join(_ATTENTION)}."
-            )
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _strings(key)
-            yield from _strings(entry)
-    elif isinstance(value, (tuple, list, set)):
-        for entry in value:
-            yield from _strings(entry)
-
-
-def _shown(config: Mapping[str, Any]) -> str:
-    return ",".join(f"{k}={v!r}" for k, v in config.items()) or "its own defaults"
-
-
-def _reason(error: BaseException) -> str:
-    """The last line says it where a validator wraps its own error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return plain(f"{type(error).__name__}: {lines[-1].rstrip('. ')}" if lines else type(error).__name__, 160)

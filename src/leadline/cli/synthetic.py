@@ -72,8 +72,7 @@ def draw_inputs(
     except Exception as error:  # a configuration of a shape not thought of
         raise UserError(
             f"no inputs could be drawn for '{model_type}' ({one_line(error, 100)}): build it in a file of "
-            "your own "
-            "whose function returns (model, batch)."
+            "your own whose function returns (model, batch)."
         ) from error
 
 
@@ -106,8 +105,7 @@ def _draw(
     else:
         raise UserError(
             f"'{plain(type(model).__name__)}' takes '{plain(name)}', expected token ids, pixels or speech: "
-            "build it in a "
-            "file of your own whose function returns (model, batch)."
+            "build it in a file of your own whose function returns (model, batch)."
         )
     return torch.randn(shape, generator=generator).to(dtype)
 

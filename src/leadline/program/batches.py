@@ -79,8 +79,8 @@ def _first(loader: Any) -> Any:
     """The first batch of a loader, with every random state put back."""
     if isinstance(loader, Iterator):
         raise UserError(
-            f"the batch is an iterator ({plain(type(loader).__name__)}), and taking from it would change it: "
-            "pass what next() returned, or the loader itself."
+            f"the batch is an iterator ({plain(type(loader).__name__)}), and taking from it would change "
+            "it: pass what next() returned, or the loader itself."
         )
     if not isinstance(loader, Iterable) or isinstance(loader, (str, bytes, nn.Module)):
         raise UserError(
@@ -96,8 +96,8 @@ def _first(loader: Any) -> Any:
             found = next(iter(loader), None)
     except Exception as error:  # a user's dataset may raise anything
         raise UserError(
-            f"the loader ({plain(type(loader).__name__)}) raised {one_line(error)} on its first batch: "
-            "make next(iter(loader)) work first."
+            f"the loader ({plain(type(loader).__name__)}) raised {one_line(error)} on its first batch: make "
+            "next(iter(loader)) work first."
         ) from error
     finally:
         for generator, state in zip(generators, states, strict=True):
@@ -110,8 +110,8 @@ def _first(loader: Any) -> Any:
     if not isinstance(found, _FORMS):
         raise UserError(
             f"the first batch of the loader ({plain(type(loader).__name__)}) is a "
-            f"{plain(type(found).__name__)}, expected a tensor, a tuple or a dict: change its collate_fn, or "
-            "pass the tensors themselves."
+            f"{plain(type(found).__name__)}, expected a tensor, a tuple or a dict: change its collate_fn, "
+            "or pass the tensors themselves."
         )
     return found
 

@@ -88,7 +88,7 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         what = f"{near(unknown[0], names)} for '{plain(unknown[0])}'" if unknown else "give it those"
         given = [f"{len(args)} positional", *(f"'{plain(k)}'" for k in list(kwargs)[:6])]
         raise UserError(
-            f"forward of {plain(type(model).__name__)} takes ({', '.join(plain(n) for n in names[:8])}"
-            f"{', …' if len(names) > 8 else ''}) and the batch gives {', '.join(given)} ({one_line(error)}): "
-            f"{what}."
+            f"forward of {plain(type(model).__name__)} takes "
+            f"({', '.join(plain(n) for n in names[:8])}{', …' if len(names) > 8 else ''}) and the batch "
+            f"gives {', '.join(given)} ({one_line(error)}): {what}."
         ) from error

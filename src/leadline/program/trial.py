@@ -82,10 +82,8 @@ class _Watch:
             handle.remove()
 
     def innermost(self, error: BaseException) -> nn.Module | None:
-        """The deepest submodule whose call the error passed through.
-
-        Read from the traceback: a record of calls would blame a layer whose error the forward pass has caught.
-        """
+        """The deepest submodule whose call the error passed through."""
+        # From the traceback: a record of calls would blame a layer whose error the forward pass has caught.
         selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
         modules = [s for s in selves if isinstance(s, nn.Module) and s in self.inputs]
         return modules[-1] if modules else None
@@ -120,8 +118,7 @@ def _explain(error: Exception, watch: _Watch, names: dict[nn.Module, str]) -> st
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error):
         return (
             f"one forward pass ran out of memory ({one_line(error, 100)}): use a smaller batch, shorter "
-            "inputs or "
-            "another device."
+            "inputs or another device."
         )
     module = watch.innermost(error)
     if module is None:

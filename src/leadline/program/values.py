@@ -28,8 +28,7 @@ def check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UserError(
             f"the model is of type {plain(type(model).__name__)}, expected a torch.nn.Module: pass the "
-            "module "
-            "itself."
+            "module itself."
         )
     what = plain(type(model).__name__)
     parameters = dict(model.named_parameters())
@@ -41,8 +40,8 @@ def check_model(model: nn.Module) -> None:
         _check_parameter(plain(name), parameter)
     if not any(p.is_floating_point() for p in parameters.values()):
         raise UserError(
-            f"the model ({what}) has no floating-point parameter, expected at least one: "
-            "pass the model as it is before quantization."
+            f"the model ({what}) has no floating-point parameter, expected at least one: pass the model as "
+            "it is before quantization."
         )
     devices: dict[torch.device, str] = {}
     for name, parameter in parameters.items():
@@ -77,8 +76,7 @@ def _check_parameter(name: str, parameter: Tensor) -> None:
     if parameter.numel() == 0:
         raise UserError(
             f"parameter '{name}' is empty with shape {tuple(parameter.shape)}, expected at least one entry "
-            "an axis: "
-            "give its layer a size above zero."
+            "an axis: give its layer a size above zero."
         )
     _check_finite(
         f"parameter '{name}'", parameter, way_out="initialize it again, or load an earlier checkpoint"
@@ -98,9 +96,8 @@ def check_batch(model: nn.Module, named: Mapping[str, Any]) -> None:
     tensors = list(tensors_in(named))
     if not tensors:
         raise UserError(
-            f"the batch holds no tensor, and {plain(type(model).__name__)} cannot be run without one: pass a "
-            "batch "
-            "(on the command line with --batch, or a builder that returns (model, batch))."
+            f"the batch holds no tensor, and {plain(type(model).__name__)} cannot be run without one: pass "
+            "a batch (on the command line with --batch, or a builder that returns (model, batch))."
         )
     device = next(model.parameters()).device
     for name, tensor in tensors:
@@ -114,8 +111,8 @@ def check_batch(model: nn.Module, named: Mapping[str, Any]) -> None:
             )
         if tensor.dim() and tensor.device != device:
             raise UserError(
-                f"{where} is on {tensor.device} and the model on {device}, expected one device: move it with "
-                f".to('{device}')."
+                f"{where} is on {tensor.device} and the model on {device}, expected one device: move it "
+                f"with .to('{device}')."
             )
         # An additive attention mask holds -inf by design.
         _check_finite(
@@ -145,8 +142,7 @@ def tensors_in(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str
     if depth > _DEEPEST or len(value) > _MOST:
         raise UserError(
             f"the batch is nested {depth} deep with {len(value)} entries at '{plain(name)}', expected at "
-            f"most {_DEEPEST} "
-            f"levels of at most {_MOST} entries: pass tensors, or a tuple or dict of them."
+            f"most {_DEEPEST} levels of at most {_MOST} entries: pass tensors, or a tuple or dict of them."
         )
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, entry in items:
@@ -166,6 +162,5 @@ def _check_finite(what: str, tensor: Tensor, *, way_out: str, allow_infinite: bo
     if nans or infinite:
         raise UserError(
             f"{what} {describe_tensor(tensor)} holds {nans} NaN and {infinite} infinite of {tensor.numel()} "
-            "values, "
-            f"expected finite ones: {way_out}."
+            f"values, expected finite ones: {way_out}."
         )
