@@ -158,7 +158,7 @@ def test_gpt2_that_has_halved_its_loss_is_recognised():
 
 
 def test_low_rank_update_is_recognised_above_the_edge_and_not_below():
-    """A spike of strength s leaves a Gaussian bulk where s > (m n)^(1/4) sigma (Baik, Ben Arous and Peche)."""
+    """A spike of strength s leaves a Gaussian bulk where s > (m n)^(1/4) sigma (Baik, Ben Arous, Peche)."""
     u, v = (F.normalize(torch.randn(128), dim=0) for _ in range(2))
     model = initialized(mlp(128), nn.init.kaiming_normal_)
     weight = model[3].weight
