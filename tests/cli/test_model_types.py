@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from leadline.cli.config import parse_config
 from leadline.cli.load import Loaded, load_target
@@ -215,6 +216,20 @@ def test_what_is_no_model_type(name: str, said: str) -> None:
 def test_refused_settings(setting: dict[str, object], said: str) -> None:
     with refused(said):
         load_target("transformers:gpt2", config={"n_layer": 1, **setting})
+
+
+def test_parts_of_models_and_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    with refused("'llama4_vision_model' is a part of a model with no class of its own"):
+        load_target("transformers:llama4_vision_model")
+
+    def no_library(*_: object, **__: object) -> None:
+        raise ImportError("\nThis model requires the timm library. Install it.\nRestart after.")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", no_library)
+    with refused(
+        "'gpt2' needs a library that cannot be imported (ImportError: This model requires the timm library"
+    ):
+        load_target("transformers:gpt2", config=GPT2)
 
 
 def test_refused_sizes_and_inputs() -> None:

@@ -134,6 +134,10 @@ def _build(auto: Any, model_type: str, settings: Any, attention: str | None, see
         built: nn.Module = chosen.from_config(settings, **options)
     except UserError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"'{model_type}' needs a library that cannot be imported ({one_line(error, 120)}): install it."
+        ) from error
     except (Exception, SystemExit) as error:  # each model checks in its own way, some need more libraries
         raise UserError(
             f"transformers could not build '{model_type}' from this config ({reason(error)}): change these "
@@ -152,6 +156,11 @@ def _class_for(auto: Any, model_type: str, settings: Any) -> str:
             continue
         if model_type in getattr(auto.modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES", ()):
             return name
+    if model_type not in auto.modeling_auto.MODEL_MAPPING_NAMES:
+        raise UserError(
+            f"'{model_type}' is a part of a model with no class of its own in transformers, expected the "
+            "type of a whole model: name that one, or build the part in a file of your own."
+        )
     return "AutoModel"
 
 

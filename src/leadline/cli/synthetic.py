@@ -78,7 +78,8 @@ def draw_inputs(
 
 def _is_generator(model: nn.Module) -> bool:
     """Whether the model writes text: pictures stand among its tokens then, and text alone will do."""
-    return hasattr(model, "lm_head") or hasattr(getattr(model, "model", None), "language_model")
+    inner = getattr(model, "model", model)
+    return any(hasattr(m, part) for m in (model, inner) for part in ("lm_head", "language_model"))
 
 
 def _draw(
