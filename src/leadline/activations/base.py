@@ -30,6 +30,7 @@ class Activation:
         jumps: the kinks where fn itself jumps.
         derivative: closed form of the first derivative; forward-mode autodiff if None.
         precision: relative rounding of fn (1e-16 for float64, 1e-7 for a function that only takes float32).
+        spelling: torch's own version of fn where it differs beyond rounding; only used to recognise a callable.
 
     >>> import torch
     >>> act = Activation(torch.tanh, name="tanh")
@@ -49,6 +50,7 @@ class Activation:
         jumps: Sequence[float] = (),
         derivative: Callable[[Tensor], Tensor] | None = None,
         precision: float = 1e-16,
+        spelling: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.name = name
         self._fn = fn
@@ -56,7 +58,8 @@ class Activation:
         self.jumps: tuple[float, ...] = tuple(sorted({float(k) for k in jumps}))
         self._derivative = derivative
         self.precision = precision
-        self.rtol = max(1e-10, 10 * precision)
+        self.spelling = spelling
+        self.rtol = max(1e-10, 100 * precision)
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r}, kinks={self.kinks})"

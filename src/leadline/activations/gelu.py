@@ -11,6 +11,7 @@ from torch.nn import functional
 from leadline.activations.base import Activation
 from leadline.activations.pair import Pair
 from leadline.activations.registry import register
+from leadline.gaussian.normal import upper_tail
 
 __all__ = ["Gelu", "gelu_tanh"]
 
@@ -65,7 +66,7 @@ class Gelu(Activation):
 
 def _slope(z: Tensor) -> Tensor:
     density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(z) + z * density
+    return upper_tail(-z) + z * density
 
 
 def _ingredients(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from leadline.gaussian import Expectation, expectation
 from leadline.gaussian.interpolate import chebyshev_matrix, chebyshev_points, chebyshev_transform
 from leadline.gaussian.one import distinct, weighted_expectation
+from leadline.gaussian.normal import upper_tail
 
 __all__ = ["QUANTITIES", "autodiff", "common_dtype", "evaluate", "flat_fraction", "one", "refuse_jumps",
            "second_moment_curvature", "second_moment_slope", "slope_of_closed_form", "stein_mean"]  # fmt: skip
@@ -220,7 +221,7 @@ def flat_fraction(df: Pointwise, K: Tensor | float, tol: float) -> Tensor:
         part = torch.where(left == right, 0.5, left / torch.where(left == right, 1.0, left - right)).clamp(0, 1)
         steep = (right - left).abs() > 0.5 * top
         cross = x[:-1] + torch.where(steep, 0.5, part) * (x[1:] - x[:-1])
-        cdf, at = torch.special.ndtr(x), torch.special.ndtr(cross)
+        cdf, at = upper_tail(-x), upper_tail(-cross)
         mass = torch.where(flat[:, :-1], at - cdf[:-1], 0.0) + torch.where(flat[:, 1:], cdf[1:] - at, 0.0)
         out[i : i + 256] = mass.sum(dim=1).clamp(0.0, 1.0)
     return out[inverse].reshape(given.shape).to(given.dtype)

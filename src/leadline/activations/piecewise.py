@@ -13,6 +13,7 @@ from torch import Tensor
 from leadline.activations.base import Activation
 from leadline.gaussian import Expectation, expectation2
 from leadline.gaussian.orthant import truncated_moments
+from leadline.gaussian.normal import upper_tail
 
 __all__ = ["Jump", "PiecewisePolynomial"]
 
@@ -157,7 +158,7 @@ def _moment(inside: np.ndarray, jumps: Sequence[Jump], K: Tensor) -> Expectation
     for k, s, p in jumps:
         h = (s * k / sd.clamp_min(1e-30)).clamp(-_FAR, _FAR)
         phi = torch.exp(-0.5 * h * h) / math.sqrt(2 * math.pi)
-        t = [torch.special.ndtr(-h), phi]
+        t = [upper_tail(h), phi]
         for i in range(2, len(p)):
             t.append((i - 1) * t[i - 2] + h ** (i - 1) * phi)
         for i, c in enumerate(p):

@@ -71,9 +71,12 @@ def match(fn: Pointwise, candidates: Iterable[Activation | None], precision: flo
         for candidate in candidates:
             if candidate is None:
                 continue
-            want = candidate.fn(z)
-            if bool(((have - want).abs() <= tolerance * want.abs().clamp_min(z.abs().clamp_max(1.0))).all()):
-                return candidate
+            for version in (candidate.fn, candidate.spelling):
+                want = version(z) if version is not None else torch.full_like(z, torch.nan)
+                # Near 0 the scale is |z|: chains such as 1 + tanh(z) lose no more than that to rounding.
+                scale = want.abs().clamp_min(z.abs().clamp_max(1.0))
+                if bool(((have - want).abs() <= tolerance * scale).all()):
+                    return candidate
     return None
 
 

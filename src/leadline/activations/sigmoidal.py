@@ -47,12 +47,23 @@ def _silu(inplace: bool = False) -> Activation:
 
 
 def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
-    # Beyond the threshold torch returns z itself, a jump of e^(-threshold)/beta.
-    kinks = (threshold / beta,) if threshold < 36 and math.exp(-threshold) / beta > 1e-8 else ()
+    name = "softplus" if beta == 1 else f"softplus({beta:g})"
+
+    def native(z: Tensor) -> Tensor:
+        return functional.softplus(z, beta, threshold)
+
+    if math.exp(-threshold) < 1e-8:
+        # Torch returns z itself beyond the threshold, a step below 1e-8/beta that theory does without.
+        return Activation(
+            lambda z: torch.logaddexp(beta * z, torch.zeros_like(z)) / beta,
+            name=name,
+            derivative=lambda z: torch.sigmoid(beta * z),
+            spelling=native,
+        )
     return Activation(
-        lambda z: functional.softplus(z, beta, threshold),
-        name="softplus" if beta == 1 else f"softplus({beta:g})",
-        kinks=kinks,
+        native,
+        name=name,
+        jumps=(threshold / beta,),
         derivative=lambda z: torch.where(beta * z > threshold, 1.0, torch.sigmoid(beta * z)),
     )
 

@@ -28,9 +28,9 @@ class HermiteSeries:
 
     @property
     def tail(self) -> Tensor:
-        """Sum of c_k^2 beyond each order, shape (..., n + 1), never below the rounding of the energy."""
-        rest = self.energy[..., None] - (self.coefficients**2).cumsum(dim=-1)
-        return torch.maximum(rest, 4e-16 * self.energy[..., None])
+        """Sum of c_k^2 beyond each order, shape (..., n + 1), plus the rounding of the energy."""
+        rest = (self.energy[..., None] - (self.coefficients**2).cumsum(dim=-1)).clamp_min(0.0)
+        return rest + 1e-15 * self.energy[..., None]
 
 
 def hermite_polynomials(x: Tensor, order: int) -> Tensor:
@@ -113,6 +113,9 @@ def hermite_series(
         weighted = values * weight
         coefficients[part] = weighted @ basis
         energy[part] = (weighted * values).sum(dim=1)
+    # Where f grows so fast that mass lies beyond the reach, the tail must show it.
+    ends_of_f = torch.stack([f(REACH * sd), f(-REACH * sd)]).to(torch.float64)
+    energy += (ends_of_f**2).amax(dim=0) * (math.exp(-0.5 * REACH**2) / math.sqrt(2 * math.pi))
     for left, right, sign in _kink_panels(sd, ends, sorted(k for k in kinks if k != 0)):
         _add_panels(f, sd, left, right, sign, gx, gw, coefficients, energy)
     return HermiteSeries(coefficients, energy)

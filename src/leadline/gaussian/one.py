@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from leadline.gaussian.adaptive import Expectation, breakpoints, integrate
+from leadline.gaussian.adaptive import REACH, Expectation, breakpoints, integrate
 
 __all__ = ["distinct", "expectation", "standard_deviation", "weighted_expectation"]
 
@@ -107,9 +108,37 @@ def weighted_expectation(
         part = sd[i : i + _ROWS]
         k = part * part
         out = integrate(lambda z, row, k=k: f(z, k[row]), part, breakpoints(part, kinks), rtol)  # type: ignore[misc]
+        out = _with_tails(f, part, out, rtol)
         value[i : i + _ROWS], error[i : i + _ROWS] = out.value, out.error
     value = torch.where(finite, value, torch.nan)
     error = torch.where(finite, error, torch.inf)
     return Expectation(
         value[inverse].reshape(K.shape).to(K.dtype), error[inverse].reshape(K.shape).to(K.dtype)
     )
+
+
+def _with_tails(
+    f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, out: Expectation, rtol: float
+) -> Expectation:
+    """Add what lies beyond the reach where f grows like an exponential, and the edge of it to the error."""
+    for near, far in ((REACH, 24.0), (24.0, 37.0)):
+        edge = _edge(f, sd, near)
+        grows = (edge > 0.01 * rtol * out.value.abs()) & torch.isfinite(edge)
+        if not bool(grows.any()):
+            return Expectation(out.value, out.error + torch.where(torch.isnan(edge), torch.inf, edge))
+        rows = sd[grows]
+        k = rows * rows
+        steps = torch.arange(near, far + 0.5, dtype=torch.float64, device=sd.device)
+        value, error = out.value.clone(), out.error.clone()
+        for ends in (steps * rows[:, None], (-steps.flip(0)) * rows[:, None]):
+            more = integrate(lambda z, row, k=k: f(z, k[row]), rows, ends, rtol)  # type: ignore[misc]
+            value[grows] += more.value
+            error[grows] += more.error
+        out = Expectation(value, error)
+    return Expectation(out.value, out.error + _edge(f, sd, 37.0))
+
+
+def _edge(f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, reach: float) -> Tensor:
+    """Size of the integrand per standard deviation at both ends of the reach."""
+    z = torch.stack([reach * sd, -reach * sd])
+    return f(z, sd * sd).to(torch.float64).abs().amax(dim=0) * (math.exp(-0.5 * reach**2) / math.sqrt(2 * math.pi))

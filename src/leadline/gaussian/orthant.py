@@ -8,6 +8,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from leadline.gaussian.normal import upper_tail
+
 __all__ = ["truncated_moments", "upper_probability"]
 
 _FAR = 40.0
@@ -33,11 +35,11 @@ def upper_probability(h: Tensor, k: Tensor, rho: Tensor) -> Tensor:
     tau = ((1 - rho) * (1 + rho)).clamp_min(0.0).sqrt()
     split = (x * y > 0) | ((x * y == 0) & (x + y >= 0))
     outside = torch.where(split, 0.0, 0.5)
-    half = (torch.special.ndtr(x) + torch.special.ndtr(y)) / 2 - outside
+    half = (upper_tail(-x) + upper_tail(-y)) / 2 - outside
     value = half - _owen(x, y, rho, tau) - _owen(y, x, rho, tau)
     # At |rho| = 1 the pair is one variable.
-    parallel = torch.special.ndtr(torch.minimum(x, y))
-    opposite = (torch.special.ndtr(x) - torch.special.ndtr(-y)).clamp_min(0.0)
+    parallel = upper_tail(-torch.minimum(x, y))
+    opposite = (upper_tail(-x) - upper_tail(y)).clamp_min(0.0)
     value = torch.where(tau > 0, value, torch.where(rho > 0, parallel, opposite))
     return value.clamp(0.0, 1.0)
 
@@ -95,7 +97,7 @@ def _conditional(mean: Tensor, tau: Tensor, limit: Tensor, order: int) -> list[T
     u = torch.where(tau > 0, gap / torch.where(tau > 0, tau, 1.0), torch.inf * torch.sign(gap))
     u = torch.where((tau == 0) & (gap == 0), 0.0, u)
     edge = tau * _density(u)
-    out = [torch.special.ndtr(-u)]
+    out = [upper_tail(u)]
     for j in range(1, order + 1):
         lower = (j - 1) * tau * tau * out[j - 2] if j > 1 else 0.0
         out.append(mean * out[j - 1] + lower + limit ** (j - 1) * edge)

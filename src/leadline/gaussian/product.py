@@ -19,6 +19,7 @@ __all__ = ["mean_product", "mean_product_gram"]
 Near = Callable[[Tensor, Tensor, Tensor, float], Expectation]
 
 _ORDERS = (48, 240)
+_ROUNDING = 4e-14
 _TILE = 1 << 16
 _MANY_VARIANCES = 4096
 
@@ -146,7 +147,7 @@ def mean_product_gram(
         bound[where], bound[mirrored] = out.error, out.error
     value.diagonal(dim1=-2, dim2=-1).copy_(energy)
     return Expectation(
-        value.reshape(K.shape).to(K.dtype), (bound + 1e-14 * scale).reshape(K.shape).to(K.dtype)
+        value.reshape(K.shape).to(K.dtype), (bound + _ROUNDING * scale).reshape(K.shape).to(K.dtype)
     )
 
 
@@ -204,5 +205,5 @@ def _finish(
     if bad.numel():
         out = near(ka[bad], rho[bad], kb[bad], rtol)
         value[bad], bound[bad] = out.value, out.error
-    error = bound + 1e-14 * scale
+    error = bound + _ROUNDING * scale
     return Expectation(value.reshape(shape).to(dtype), error.reshape(shape).to(dtype))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from leadline.gaussian.adaptive import Expectation, breakpoints, integrate, kronrod
+from leadline.gaussian.adaptive import REACH, Expectation, breakpoints, integrate, kronrod
 from leadline.gaussian.one import expectation, standard_deviation
 
 __all__ = ["conditional_mean", "correlation", "expectation2"]
@@ -38,6 +38,8 @@ def correlation(Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> Tensor:
         raise ValueError(f"variances must be >= 0, got {worst:.6g}; pass a covariance, or clamp rounding errors to 0")
     scale = a.sqrt() * b.sqrt()
     rho = torch.where(scale > 0, c / torch.where(scale > 0, scale, 1.0), 0.0)
+    # Equal points have correlation 1 exactly: its rounding would cost half the digits of an angle.
+    rho = torch.where((a == b) & (c.abs() == a) & (a > 0), torch.sign(c), rho)
     if bool((rho.abs() > 1 + slack).any()):
         raise ValueError(
             f"|Kab| must not exceed sqrt(Kaa Kbb), got a correlation of {float(rho.abs().max()):.6g}; "
@@ -129,7 +131,11 @@ def _nested(
         outer = f(z).to(torch.float64)
         return outer * value, outer.abs() * error
 
-    return integrate(conditional, sa, ends, rtol, floor=scale)
+    out = integrate(conditional, sa, ends, rtol, floor=scale)
+    rows = torch.arange(sa.numel(), device=sa.device)[:, None]
+    last = torch.stack([REACH * sa, -REACH * sa], dim=1)
+    edge = conditional(last, rows)[0].abs().sum(dim=1) * (math.exp(-0.5 * REACH**2) / math.sqrt(2 * math.pi))
+    return Expectation(out.value, out.error + edge)
 
 
 def conditional_mean(
@@ -174,4 +180,6 @@ def _panels(
     spread = (v - fine[..., None] / 2).abs() @ wk
     ratio = (200 * diff / spread.clamp_min(1e-300)).clamp_max(1.0)
     err = torch.where(spread > 0, spread * ratio**1.5, diff)
-    return fine.sum(dim=-1), err.sum(dim=-1)
+    outside = math.exp(-0.5 * _INNER_REACH**2) / math.sqrt(2 * math.pi)
+    edge = (g(mean - _INNER_REACH * tau).abs() + g(mean + _INNER_REACH * tau).abs()).to(torch.float64) * outside
+    return fine.sum(dim=-1), err.sum(dim=-1) + edge
