@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -91,6 +92,11 @@ class Program:
     weight_side: frozenset[str] = field(repr=False)
     output: str
     training: bool
+
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """Nodes of the graph by name."""
+        return {n.name: n for n in self.exported.module.graph.nodes}
 
     def step(self, name: str) -> Step:
         """The step that produces a node."""

@@ -166,14 +166,14 @@ class Context:
     def weight_value(self, name: str) -> Tensor:
         """Value of a node that depends on parameters only, computed once."""
         if name not in self._weights:
-            self._weights[name] = _evaluate(self._node(name), self).detach()
+            self._weights[name] = _evaluate(self.program.nodes[name], self).detach()
         return self._weights[name]
 
     def law(self, ref: Any, *, fan_in: int, step: Step | None = None) -> Law:
         """Law of a weight operand; for a function of parameters (weight_norm), read from its value."""
         parameter = self.program.exported.parameters.get(ref.name)
-        if parameter is None and _plain_view(self._node(ref.name)):
-            parameter = self.program.exported.parameters.get(_source_of(self._node(ref.name)))
+        if parameter is None and _plain_view(self.program.nodes[ref.name]):
+            parameter = self.program.exported.parameters.get(_source_of(self.program.nodes[ref.name]))
         if parameter is not None and parameter in self.program.laws:
             return self.program.laws[parameter]
         return read_law(self.weight_value(ref.name), fan_in=fan_in)
@@ -194,12 +194,6 @@ class Context:
         if law.fan_in != fan:  # a tied weight has the fan-in of each of its uses
             law = replace(law, fan_in=fan, C_W=fan * law.second_moment)
         return value, law
-
-    def _node(self, name: str) -> fx.Node:
-        for node in self.program.exported.module.graph.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(f"the graph has no node {name!r}.")
 
 
 def _evaluate(node: fx.Node, ctx: Context) -> Tensor:

@@ -192,9 +192,7 @@ def _samples(step: Step) -> int:
 
 
 def _spatial(step: Step, rank: int, ctx: Context) -> tuple[list[int], list[int]]:
-    before = ctx.program.exported.module.graph  # sizes of the input come from the node that feeds the step
-    name = step.arguments["input"].name
-    shape = next(n.meta["val"].shape for n in before.nodes if n.name == name)
+    shape = ctx.program.nodes[step.arguments["input"].name].meta["val"].shape
     return [int(s) for s in shape[-rank:]], list(step.shape[-rank:])
 
 

@@ -19,9 +19,7 @@ __all__ = ["Average", "Interpolate", "Maximum"]
 
 
 def _sizes(step: Step, ctx: Context) -> tuple[list[int], list[int], int]:
-    ref = argument(step, "self", "input")
-    nodes = ctx.program.exported.module.graph.nodes
-    shape = next(n.meta["val"].shape for n in nodes if n.name == ref.name)
+    shape = ctx.program.nodes[argument(step, "self", "input").name].meta["val"].shape
     rank = len(shape) - 2
     if any(a.kind == "sample" for a in step.points[1:]):
         raise NoRule("pooling whose sample axis is not the first")

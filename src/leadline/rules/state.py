@@ -92,7 +92,10 @@ class Cotangent:
     def total(self, moments: Moments) -> Tensor:
         """Squared derivative summed over channels, shape (P, P)."""
         parts = [w.squared if w.factor is None else w.squared * moments.second(w.factor) for w in self.waves]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
 
     def times(self, factor: Expr) -> Cotangent:
         """Multiply by a function of forward sources (the slope of an elementwise step)."""
@@ -106,7 +109,10 @@ class Cotangent:
 
     def scatter(self, index: Tensor, size: int, moments: Moments) -> Cotangent:
         """Derivative with respect to the state that was gathered by ``index``."""
-        if index.numel() == size and bool((index.sort().values == torch.arange(size, device=index.device)).all()):
+        identity = torch.arange(size, device=index.device)
+        if index.numel() == size and torch.equal(index, identity):
+            return self
+        if index.numel() == size and bool((index.sort().values == identity).all()):
             inverse = torch.argsort(index)
             waves = []
             for w in self.waves:
@@ -131,6 +137,18 @@ def _scaled(wave: Wave, c: float | Tensor) -> Wave:
 def fresh(squared: Tensor) -> Cotangent:
     """A cotangent that is one new independent backward source."""
     return Cotangent([Wave(next(_waves), squared)])
+
+
+def collapse(cotangent: Cotangent, elsewhere: set[Hashable]) -> Cotangent:
+    """Make one wave of those that no other path carries: they can never meet themselves again."""
+    free = [w for w in cotangent.waves if w.factor is None and w.key not in elsewhere]
+    if len(free) < 2:
+        return cotangent
+    rest = [w for w in cotangent.waves if w.factor is not None or w.key in elsewhere]
+    total = free[0].squared
+    for wave in free[1:]:
+        total = total + wave.squared
+    return Cotangent([*rest, Wave(next(_waves), total)])
 
 
 def drawn_wave(values: Frozen) -> Cotangent:

@@ -12,7 +12,7 @@ from torch import Tensor
 from leadline.program import Program, Step
 from leadline.rules import RULES, Context, Cotangent, Moments, NoRule, Rule, State, rule_for
 from leadline.rules.fallback import Drawn
-from leadline.rules.state import fresh, merge
+from leadline.rules.state import collapse, fresh, merge
 from leadline.theory.quantities import describe
 from leadline.theory.rows import Row
 
@@ -176,6 +176,7 @@ def _backward(program: Program, ctx: Context, drawn: dict[str, str], progress: P
         parts = sorted(i for name, i in arriving if name == step.name)
         for part in parts:
             cotangent = merge(arriving.pop((step.name, part)))
+            cotangent = collapse(cotangent, {w.key for cs in arriving.values() for c in cs for w in c.waves})
             if part == 0:
                 found[step.name] = cotangent
             if step.op == "getitem":

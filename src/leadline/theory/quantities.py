@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -82,21 +83,27 @@ def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
     Returns:
         ``correlation`` (between samples; between sites where there is one sample) and ``site_correlation``.
     """
-    sample, site = coordinates(axes)
     norm = K.diagonal().clamp_min(0).sqrt()
-    C = K / (norm[:, None] * norm[None, :]).clamp_min(1e-300)
-    alive = (norm > 0)[:, None] & (norm > 0)[None, :]
-    sample, site = sample.to(K.device), site.to(K.device)
-    between = (sample[:, None] != sample[None, :]) & (site[:, None] == site[None, :]) & alive
-    within = (sample[:, None] == sample[None, :]) & (site[:, None] != site[None, :]) & alive
+    inverse = torch.where(norm > 0, 1 / norm.clamp_min(1e-300), norm)
+    C = K * inverse[:, None] * inverse[None, :]
+    alive = (norm > 0).to(K)
     out: dict[str, float] = {}
-    if bool(within.any()):
-        out["site_correlation"] = float(C[within].mean())
-    if bool(between.any()):
-        out["correlation"] = float(C[between].mean())
-    elif "site_correlation" in out:
+    for name, mask in zip(("correlation", "site_correlation"), _masks(tuple(axes)), strict=True):
+        mask = mask.to(K)
+        count = float(alive @ mask @ alive)
+        if count > 0:
+            out[name] = float((C * mask).sum()) / count
+    if "correlation" not in out and "site_correlation" in out:
         out["correlation"] = out["site_correlation"]
     return out
+
+
+@lru_cache(maxsize=32)
+def _masks(axes: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
+    """Pairs of points at equal sites of two samples, and at two sites of one sample."""
+    sample, site = coordinates(list(axes))
+    same_sample, same_site = sample[:, None] == sample[None, :], site[:, None] == site[None, :]
+    return ~same_sample & same_site, same_sample & ~same_site
 
 
 def coordinates(axes: list[tuple[str, int]]) -> tuple[Tensor, Tensor]:
