@@ -11,7 +11,8 @@ from torch import Tensor
 from leadline.program import Step
 from leadline.rules import Context, Cotangent, State
 from leadline.rules.elementwise import activation_of
-from leadline.rules.expr import gaussian
+from leadline.rules.expr import Apply, gaussian
+from leadline.theory.fixed_point import fixed_point
 from leadline.theory.rows import Estimate, Row
 
 __all__ = ["correlations", "describe"]
@@ -39,6 +40,8 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
             row.values["spread"] = Estimate(0.0)
     if step.op == "pointwise":
         _flat(step, ctx, row)
+    if step.op == "linear":
+        _fixed(step, ctx, row)
     chi = ctx.susceptibility.get(step.name)
     if chi is not None:
         row.values["chi_parallel"], row.values["chi_perp"] = Estimate(chi[0]), Estimate(chi[1])
@@ -52,6 +55,25 @@ def _flat(step: Step, ctx: Context, row: Row) -> None:
     if gaussian(inner):
         act = activation_of(step, ctx)
         row.values["flat_fraction"] = Estimate(float(act.flat_fraction(ctx.moments.diagonal(inner)).mean()))
+
+
+def _fixed(step: Step, ctx: Context, row: Row) -> None:
+    """Fixed point of the pair (nonlinearity, layer), where the layer follows a nonlinearity of a Gaussian."""
+    name = step.arguments["input"].name
+    act, weight = ctx.activations.get(name), ctx.weight(step)
+    value = ctx.values.get(name)
+    if act is None or weight is None or not isinstance(value, State) or not isinstance(value.expr, Apply):
+        return
+    if not gaussian(value.expr.inner):
+        return
+    bias = ctx.weight(step, "bias")
+    C_W, C_b = weight[1].C_W, 0.0 if bias is None else bias[1].second_moment
+    K = float(ctx.moments.diagonal(value.expr.inner).mean())
+    key = f"fixed:{act.name}:{C_W:.3g}:{C_b:.3g}"
+    if key not in ctx.cache:
+        ctx.cache[key] = fixed_point(act, C_W, C_b, K, steps=60)
+    found = ctx.cache[key]
+    row.values["fixed_point"], row.values["depth_scale"] = Estimate(found.K), Estimate(found.depth_scale)
 
 
 def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: Row) -> None:

@@ -30,6 +30,8 @@ QUANTITIES: tuple[Quantity, ...] = (
              "squared derivative of one output with respect to all of the step's values, averaged over outputs"),
     Quantity("tangent_kernel", "tangent kernel", "output²/rate", "the step's own weights' share of the tangent kernel's diagonal"),
     Quantity("spread", "V/nK²", "1", "variance of the layer's scale from one draw of the weights to the next, over its square"),
+    Quantity("fixed_point", "fixed point K*", "value²", "kernel at which the layer, repeated, comes to rest (inf: it grows without end)"),
+    Quantity("depth_scale", "depth scale", "layers", "layers after which the distance of two close inputs has changed by a factor e"),
     Quantity("flat_fraction", "flat", "1", "share of units whose slope is below 1 % of its maximum: dead or saturated"),
     Quantity("peak", "peak", "value", "largest root-mean-square value at any sample and site"),
 )
