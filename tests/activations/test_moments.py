@@ -20,7 +20,10 @@ def test_slope_and_curvature_against_finite_differences(name: str) -> None:
     def five_point(g):
         return (8 * (g(K + h) - g(K - h)) - (g(K + 2 * h) - g(K - 2 * h))) / (12 * h)
 
-    for slope, g in ((act.second_moment_slope, act.second_moment), (act.second_moment_curvature, act.second_moment_slope)):
+    for slope, g in (
+        (act.second_moment_slope, act.second_moment),
+        (act.second_moment_curvature, act.second_moment_slope),
+    ):
         want, got = five_point(g), slope(K)
         # The difference quotient itself is good to h^4 and to the rounding of g divided by h.
         scale = want.abs() + 1e-2 * g(K).abs() / K

@@ -21,7 +21,7 @@ def column(rows: list[dict[str, str]], key: str) -> torch.Tensor:
 
 
 def assert_agrees(value: torch.Tensor, error: torch.Tensor, want: torch.Tensor, scale: torch.Tensor) -> None:
-    """The value is right to 1e-10 of the scale, and its own error estimate (plus rounding) covers what is wrong."""
+    """The value is right to 1e-10 of the scale, and its error estimate (plus rounding) covers the rest."""
     wrong = (value - want).abs()
     assert torch.all(wrong <= RTOL * scale), f"wrong by {float((wrong / scale).max()):.2e} of the scale"
     assert torch.all(wrong <= error + 2e-14 * scale), "the error estimate is too small"
@@ -40,7 +40,9 @@ def test_one_variable(name: str, route) -> None:
     act, K = route(name), column(rows, "K")
     size = column(rows, "second_moment")
     for moment in MOMENTS:
-        scale = {"mean": size.sqrt(), "second_moment": size}.get(moment, column(rows, "derivative_moment") + size / K)
+        scale = {"mean": size.sqrt(), "second_moment": size}.get(
+            moment, column(rows, "derivative_moment") + size / K
+        )
         out = act.estimate(moment, K)
         assert_agrees(out.value, out.error, column(rows, moment), scale)
 
@@ -56,7 +58,8 @@ def test_two_variables(name: str, route) -> None:
         moment = act.derivative_moment if derivative else act.second_moment
         scale = (moment(a) * moment(b)).sqrt()
         out = act.estimate_dual(a, c, b, derivative=derivative)
-        # A rounding of the correlation, 1e-16, moves the product by that times its slope, which grows near |rho| = 1.
+        # A rounding of the correlation, 1e-16, moves the product by that times its slope, which grows near
+        # |rho| = 1.
         slack = 1e-15 / (1 - rho**2).sqrt()
         assert_agrees(out.value, out.error + slack * scale, column(rows, key), scale)
 

@@ -53,7 +53,8 @@ def test_undeclared_kink_gets_an_estimate_that_nearly_always_holds() -> None:
     out = expectation(lambda z: torch.relu(z - 0.3) ** 2, variances)
     wrong = (out.value - exact).abs()
     assert torch.all(wrong <= 1e-9 * exact)
-    # A kink hiding between the end of a panel and its first node is invisible: no guarantee without a declaration.
+    # A kink hiding between the end of a panel and its first node is invisible: no guarantee without a
+    # declaration.
     assert (wrong <= out.error + 4e-15 * exact).double().mean() >= 0.95
 
 

@@ -1,8 +1,9 @@
 """What the theory needs of a nonlinearity: derivatives, kinks, Gaussian moments and duals.
 
 ``activation(obj)`` takes a torch module, a torch function, a name, or any pointwise callable, and returns an
-``Activation``; its methods integrate over centred Gaussians, by a closed form where one is known and by quadrature with
-an error estimate elsewhere. One family a file: a file dropped into this folder registers itself.
+``Activation``; its methods integrate over centred Gaussians, by a closed form where one is known and by
+quadrature with an error estimate elsewhere. One family a file: a file dropped into this folder registers
+itself.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ _ROUNDING = 1e-14
 class Activation:
     r"""A pointwise function :math:`\sigma` and what the theory needs of it under centred Gaussians.
 
-    Every moment broadcasts over tensors of variances; shape, dtype and device follow the input, the work is done in
-    float64. The default of every method is quadrature to 1e-10; a subclass overrides the hooks (names with a leading
-    underscore, float64 in and out) for which it knows a closed form.
+    Every moment broadcasts over tensors of variances; shape, dtype and device follow the input, the work is
+    done in float64. The default of every method is quadrature to 1e-10; a subclass overrides the hooks (names
+    with a leading underscore, float64 in and out) for which it knows a closed form.
 
     Args:
         fn: pointwise function of a tensor.
@@ -30,7 +30,8 @@ class Activation:
         jumps: the kinks where fn itself jumps.
         derivative: closed form of the first derivative; forward-mode autodiff if None.
         precision: relative rounding of fn (1e-16 for float64, 1e-7 for a function that only takes float32).
-        spelling: torch's own version of fn where it differs beyond rounding; only used to recognise a callable.
+        spelling: torch's own version of fn where it differs beyond rounding; only used to recognise a
+            callable.
 
     >>> import torch
     >>> act = Activation(torch.tanh, name="tanh")
@@ -39,7 +40,7 @@ class Activation:
     """
 
     closed_second_moment = False
-    """Whether ``_second_moment`` is a differentiable closed form, so that its slopes in K come from autodiff."""
+    """Whether ``_second_moment`` is a closed form that autodiff can differentiate in K."""
 
     def __init__(
         self,
@@ -113,6 +114,10 @@ class Activation:
     def derivative_moment(self, K: Tensor | float) -> Tensor:
         """<sigma'^2>_K.
 
+        Args:
+            K: variances, any shape, units of z squared.
+        Returns:
+            Shape, dtype and device of K.
         Raises:
             ValueError: sigma jumps, so that the moment is infinite.
         """
@@ -126,6 +131,7 @@ class Activation:
         """<sigma^4>_K."""
         return self.estimate("fourth_moment", K).value
 
+    @torch.no_grad()
     def estimate(self, quantity: str, K: Tensor | float) -> Expectation:
         """A one-variable moment together with its error estimate.
 
@@ -139,14 +145,20 @@ class Activation:
         """
         hook = getattr(self, f"_{quantity}", None) if quantity in moments.QUANTITIES else None
         if hook is None:
-            raise ValueError(f"no moment called {quantity!r} of {self.name}; pass one of {', '.join(moments.QUANTITIES)}")
+            raise ValueError(
+                f"no moment called {quantity!r} of {self.name}; pass one of {', '.join(moments.QUANTITIES)}"
+            )
         return moments.evaluate(hook, K)
 
-    def dual(self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float = 1e-10) -> Tensor:
+    def dual(
+        self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float = 1e-10
+    ) -> Tensor:
         """<sigma(z_a) sigma(z_b)>, elementwise.
 
         Args:
-            Kaa, Kab, Kbb: entries of the covariances, broadcast, units of z squared.
+            Kaa: variances of the first points, broadcast, units of z squared.
+            Kab: covariances.
+            Kbb: variances of the second points.
             rtol: wanted error relative to the root of the product of the two second moments.
         Returns:
             Broadcast shape, dtype and device of the inputs.
@@ -160,6 +172,8 @@ class Activation:
     ) -> Tensor:
         """<sigma'(z_a) sigma'(z_b)>, elementwise; arguments as for ``dual``.
 
+        Returns:
+            Broadcast shape, dtype and device of the inputs.
         Raises:
             ValueError: the entries are not those of a covariance, or sigma jumps.
         """
@@ -181,11 +195,14 @@ class Activation:
     def gram_derivative(self, K: Tensor, rtol: float = 1e-10) -> Tensor:
         """<sigma'(z_a) sigma'(z_b)> for every pair of a covariance matrix; arguments as for ``gram``.
 
+        Returns:
+            Shape, dtype and device of K; the diagonal is ``derivative_moment`` of K's.
         Raises:
             ValueError: K is not square or not a covariance, or sigma jumps.
         """
         return self.estimate_gram(K, rtol, derivative=True).value
 
+    @torch.no_grad()
     def estimate_dual(
         self,
         Kaa: Tensor | float,
@@ -208,14 +225,19 @@ class Activation:
             f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
         )
 
+    @torch.no_grad()
     def estimate_gram(self, K: Tensor, rtol: float = 1e-10, *, derivative: bool = False) -> Expectation:
         """``gram`` or ``gram_derivative`` together with its error estimate; arguments as there.
 
+        Returns:
+            Expectation of the shape, dtype and device of K.
         Raises:
             ValueError: K is not square or not a covariance, or sigma jumps and derivatives are asked for.
         """
         if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
-            raise ValueError(f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)")
+            raise ValueError(
+                f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)"
+            )
         if derivative:
             moments.refuse_jumps(self.name, self.jumps, "<sigma'_a sigma'_b>")
         diagonal = K.diagonal(dim1=-2, dim2=-1)
@@ -231,6 +253,7 @@ class Activation:
         value.diagonal(dim1=-2, dim2=-1).copy_(exact)
         return Expectation(value, _ROUNDING * value.abs())
 
+    @torch.no_grad()
     def flat_fraction(self, K: Tensor | float, tol: float = 0.01) -> Tensor:
         """Probability under N(0, K) that |sigma'(z)| < tol max |sigma'|, the maximum over |z| <= 5 sqrt(K).
 
@@ -238,7 +261,8 @@ class Activation:
             K: variances, any shape, units of z squared.
             tol: fraction of the largest slope below which a unit counts as dead or saturated.
         Returns:
-            Probabilities in [0, 1], shape, dtype and device of K; 1 where the slope vanishes on the whole range.
+            Probabilities in [0, 1], shape, dtype and device of K; 1 where the slope vanishes on the whole
+            range.
         """
         return moments.flat_fraction(self.derivative, K, tol)
 
@@ -267,7 +291,9 @@ class Activation:
 
     def _second_moment_curvature(self, K: Tensor) -> Expectation | Tensor:
         if self.closed_second_moment:
-            return moments.slope_of_closed_form(lambda k: moments.slope_of_closed_form(self._second_moment, k), K)
+            return moments.slope_of_closed_form(
+                lambda k: moments.slope_of_closed_form(self._second_moment, k), K
+            )
         return moments.second_moment_curvature(self.fn, self.derivative, K, self.kinks, self.jumps, self.rtol)
 
     def _dual(self, pair: Pair) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,15 +23,15 @@ class Elu(Activation):
     .. math:: g(K) = s^2\{K/2 + \alpha^2[E(2) - 2E(1) + \tfrac12]\},\quad
               E(k) = e^{k^2K/2b^2}\Phi(-k\sqrt K/b) = \tfrac12\operatorname{erfcx}(k\sqrt{K/2b^2})
 
-    and :math:`\langle\sigma'^2\rangle = s^2\{\tfrac12 + (\alpha/b)^2 E(2)\}`. Below K = 0.05 b^2 the bracket cancels and
-    quadrature takes over; products at two points are always integrated.
+    and :math:`\langle\sigma'^2\rangle = s^2\{\tfrac12 + (\alpha/b)^2 E(2)\}`. Below K = 0.05 b^2 the bracket
+    cancels and quadrature takes over; products at two points are always integrated.
 
     Args:
         alpha: depth of the negative branch.
         width: b, units of z.
         scale: s.
         name: how reports call it.
-    Source: formula sheet A2 (one input).
+    Source: elementary; the two-point kernel is in Tsuchida et al., Avoiding Kernel Fixed Points (2021).
     """
 
     def __init__(self, alpha: float = 1.0, width: float = 1.0, scale: float = 1.0, name: str = "elu") -> None:
@@ -58,10 +57,8 @@ class Elu(Activation):
         return self.scale * (0.5 + self.alpha / self.width * self._tilted(1, K))
 
     def _second_moment(self, K: Tensor) -> Expectation | Tensor:
-        closed = self.scale**2 * (
-            K / 2 + self.alpha**2 * (self._tilted(2, K) - 2 * self._tilted(1, K) + 0.5)
-        )
-        small = K < _SMALL * self.width**2
+        closed = self.scale**2 * (K / 2 + self.alpha**2 * (self._tilted(2, K) - 2 * self._tilted(1, K) + 0.5))
+        small = _SMALL * self.width**2 > K
         if not bool(small.any()):
             return closed
         out = super()._second_moment(torch.where(small, K, 1.0))

@@ -17,10 +17,11 @@ __all__ = ["Erf"]
 class Erf(Activation):
     r"""erf(z).
 
-    .. math:: \langle\sigma_a\sigma_b\rangle = \tfrac2\pi \arcsin\frac{2K_{ab}}{\sqrt{(1+2K_{aa})(1+2K_{bb})}},\qquad
-              \langle\sigma'_a\sigma'_b\rangle = \tfrac4\pi [(1+2K_{aa})(1+2K_{bb}) - 4K_{ab}^2]^{-1/2}
+    .. math:: \langle\sigma_a\sigma_b\rangle = \tfrac2\pi
+              \arcsin\frac{2K_{ab}}{\sqrt{(1+2K_{aa})(1+2K_{bb})}},\qquad \langle\sigma'_a\sigma'_b\rangle =
+              \tfrac4\pi [(1+2K_{aa})(1+2K_{bb}) - 4K_{ab}^2]^{-1/2}
 
-    Source: Williams (1997), equation 11; formula sheet A2.
+    Source: Williams, Computing with Infinite Networks (1997), equation 11.
     """
 
     closed_second_moment = True

@@ -13,10 +13,12 @@ __all__ = ["Exponential", "GaussianBump"]
 
 
 class Exponential(Activation):
-    r"""exp(z): :math:`\langle\sigma_a\sigma_b\rangle = \langle\sigma'_a\sigma'_b\rangle =
-    e^{(K_{aa}+K_{bb}+2K_{ab})/2}`.
+    r"""exp(z).
 
-    Source: formula sheet A2 (generating function of the Gaussian).
+    .. math:: \langle\sigma_a\sigma_b\rangle = \langle\sigma'_a\sigma'_b\rangle
+              = e^{(K_{aa}+K_{bb}+2K_{ab})/2}
+
+    Source: the generating function of the Gaussian.
     """
 
     closed_second_moment = True
@@ -47,10 +49,12 @@ class Exponential(Activation):
 
 
 class GaussianBump(Activation):
-    r"""exp(-z^2), with :math:`D = (1+2K_{aa})(1+2K_{bb}) - 4K_{ab}^2`:
-    :math:`\langle\sigma_a\sigma_b\rangle = D^{-1/2}`, :math:`\langle\sigma'_a\sigma'_b\rangle = 4K_{ab}D^{-3/2}`.
+    r"""exp(-z^2).
 
-    Source: formula sheet A2.
+    .. math:: \langle\sigma_a\sigma_b\rangle = D^{-1/2},\quad
+              \langle\sigma'_a\sigma'_b\rangle = 4K_{ab}D^{-3/2},\quad D = (1+2K_{aa})(1+2K_{bb}) - 4K_{ab}^2
+
+    Source: the generating function of the Gaussian.
     """
 
     closed_second_moment = True

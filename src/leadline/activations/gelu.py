@@ -1,4 +1,4 @@
-"""GELU: exact (with the normal distribution function) and the tanh approximation, which are two activations."""
+"""GELU, exact and tanh-approximated: two different activations."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CUBE = 0.044715
 class Gelu(Activation):
     r"""z Phi(z), with Phi the standard normal distribution function.
 
-    .. math:: \langle\sigma_a\sigma_b\rangle = c\Big(\tfrac14 + \tfrac{w}{2\pi}\Big) + \frac{N}{2\pi\sqrt D},\quad
-              D = (1+K_a)(1+K_b) - c^2,\ w = \arcsin\frac{c}{\sqrt{(1+K_a)(1+K_b)}},\
+    .. math:: \langle\sigma_a\sigma_b\rangle = c\Big(\tfrac14 + \tfrac{w}{2\pi}\Big) + \frac{N}{2\pi\sqrt D},
+              \quad D = (1+K_a)(1+K_b) - c^2,\ w = \arcsin\frac{c}{\sqrt{(1+K_a)(1+K_b)}},\
               N = K_aK_b + c^2\frac{1-K_aK_b}{(1+K_a)(1+K_b)}
 
     The mean product of derivatives is the derivative of this in c.
 
-    Source: formula sheet A2; the form of Tsuchida, Pearce et al. (2021) up to arrangement.
+    Source: Tsuchida et al., Avoiding Kernel Fixed Points (2021), rearranged.
 
     >>> import torch
     >>> round(Gelu().second_moment(torch.tensor(1.0, dtype=torch.float64)).item(), 8)
-    0.42521484
+    0.42522148
     """
 
     closed_second_moment = True
@@ -61,7 +61,9 @@ class Gelu(Activation):
     def _dual_derivative(self, pair: Pair) -> Tensor:
         d, w, ratio, n = _ingredients(pair)
         root = d.sqrt()
-        return 0.25 + (w + pair.c / root + 2 * pair.c * ratio / root + n * pair.c / (d * root)) / (2 * math.pi)
+        return 0.25 + (w + pair.c / root + 2 * pair.c * ratio / root + n * pair.c / (d * root)) / (
+            2 * math.pi
+        )
 
 
 def _slope(z: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ def _ingredients(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def gelu_tanh() -> Activation:
-    r"""GELU's tanh approximation :math:`\tfrac12 z[1 + \tanh(\sqrt{2/\pi}(z + 0.044715 z^3))]`; no closed moments."""
+    r"""GELU's tanh approximation, :math:`\tfrac12 z[1 + \tanh(\sqrt{2/\pi}(z + 0.044715 z^3))]`."""
     return Activation(
         lambda z: functional.gelu(z, approximate="tanh"), name="gelu_tanh", derivative=_tanh_slope
     )

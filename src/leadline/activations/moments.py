@@ -11,11 +11,13 @@ from torch import Tensor
 
 from leadline.gaussian import Expectation, expectation
 from leadline.gaussian.interpolate import chebyshev_matrix, chebyshev_points, chebyshev_transform
-from leadline.gaussian.one import distinct, weighted_expectation
 from leadline.gaussian.normal import upper_tail
+from leadline.gaussian.one import distinct, weighted_expectation
 
-__all__ = ["QUANTITIES", "autodiff", "common_dtype", "evaluate", "flat_fraction", "one", "refuse_jumps",
-           "second_moment_curvature", "second_moment_slope", "slope_of_closed_form", "stein_mean"]  # fmt: skip
+__all__ = [
+    "QUANTITIES", "autodiff", "common_dtype", "evaluate", "flat_fraction", "one", "refuse_jumps",
+    "second_moment_curvature", "second_moment_slope", "slope_of_closed_form", "stein_mean",
+]  # fmt: skip
 
 QUANTITIES = (
     "mean", "second_moment", "second_moment_slope", "second_moment_curvature", "derivative_moment",
@@ -32,7 +34,7 @@ _SMALL_CURVATURE = 1e-3
 
 
 def autodiff(fn: Pointwise, z: Tensor) -> Tensor:
-    """Derivative of a pointwise function by forward-mode autodiff, reverse mode where that is not implemented."""
+    """Derivative of a pointwise function by forward-mode autodiff, or reverse mode where that fails."""
     try:
         return torch.func.jvp(fn, (z,), (torch.ones_like(z),))[1]
     except (RuntimeError, NotImplementedError):
@@ -103,7 +105,9 @@ def _interpolant(
         nodes = compute(chebyshev_points(size, low, high, K.device).exp())
         cheb = chebyshev_transform(size, K.device) @ nodes.value
         miss = float(cheb[-max(3, size // 8) :].abs().sum())
-        floor = nodes.error.max() + rtol * torch.maximum(nodes.value.abs().min(), 1e-4 * nodes.value.abs().max())
+        floor = nodes.error.max() + rtol * torch.maximum(
+            nodes.value.abs().min(), 1e-4 * nodes.value.abs().max()
+        )
         if miss <= float(floor):
             value = torch.cat([cheb @ chebyshev_matrix(k, size, low, high) for k in K.log().split(_MANY)])
             return Expectation(value, torch.full_like(value, miss + float(nodes.error.max())))
@@ -143,7 +147,7 @@ def second_moment_curvature(
 def _slope(
     f: Pointwise, df: Pointwise, K: Tensor, kinks: Sequence[float], jumps: Sequence[float], rtol: float
 ) -> Expectation:
-    """<z f f'>/K, or <f^2 (z^2 - K)>/(2 K^2) where f jumps; below K = 1e-10 a smooth f uses f'^2 + f f'' at 0."""
+    """<z f f'>/K, or <f^2 (z^2 - K)>/(2 K^2) where f jumps; for K < 1e-10 and f smooth, its limit."""
     k = K.clamp_min(1e-60)
     if jumps:
         return _by_variance(lambda z, v: f(z) ** 2 * (z * z - v), k, kinks, rtol, lambda v: 2 * v * v)
@@ -168,9 +172,7 @@ def _curvature(
         return _by_variance(
             lambda z, v: f(z) ** 2 * (z**4 - 6 * v * z**2 + 3 * v * v), k, kinks, rtol, lambda v: 4 * v**4
         )
-    out = _by_variance(
-        lambda z, v: f(z) * df(z) * (z**3 - 3 * v * z), k, kinks, rtol, lambda v: 2 * v**3
-    )
+    out = _by_variance(lambda z, v: f(z) * df(z) * (z**3 - 3 * v * z), k, kinks, rtol, lambda v: 2 * v**3)
     tiny = K < _SMALL_CURVATURE
     if bool(tiny.any()) and _smooth_below(kinks, _SMALL_CURVATURE):
         try:
@@ -218,7 +220,9 @@ def flat_fraction(df: Pointwise, K: Tensor | float, tol: float) -> Tensor:
         excess = slope - tol * top
         flat = (excess < 0) | (top == 0)
         left, right = excess[:, :-1], excess[:, 1:]
-        part = torch.where(left == right, 0.5, left / torch.where(left == right, 1.0, left - right)).clamp(0, 1)
+        part = torch.where(left == right, 0.5, left / torch.where(left == right, 1.0, left - right)).clamp(
+            0, 1
+        )
         steep = (right - left).abs() > 0.5 * top
         cross = x[:-1] + torch.where(steep, 0.5, part) * (x[1:] - x[:-1])
         cdf, at = upper_tail(-x), upper_tail(-cross)

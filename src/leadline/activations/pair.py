@@ -27,7 +27,9 @@ class Pair:
         """Pair of the three entries, with the correlation clipped to [-1, 1] and c made to agree with it.
 
         Args:
-            Kaa, Kab, Kbb: entries of the covariances, broadcast, units of z squared.
+            Kaa: variances of the first points, broadcast, units of z squared.
+            Kab: covariances.
+            Kbb: variances of the second points.
         Returns:
             Pair in float64.
         Raises:
@@ -45,4 +47,8 @@ class Pair:
 
     def determinant(self, shift: float, scale: float = 1.0) -> Tensor:
         """(shift + scale a)(shift + scale b) - (scale c)^2 without cancellation."""
-        return shift * shift + shift * scale * (self.a + self.b) + scale * scale * self.a * self.b * self.complement
+        return (
+            shift * shift
+            + shift * scale * (self.a + self.b)
+            + scale * scale * self.a * self.b * self.complement
+        )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from leadline.activations.base import Activation
 from leadline.gaussian import Expectation, expectation2
-from leadline.gaussian.orthant import truncated_moments
 from leadline.gaussian.normal import upper_tail
+from leadline.gaussian.orthant import truncated_moments
 
 __all__ = ["Jump", "PiecewisePolynomial"]
 
@@ -27,9 +27,9 @@ Jump = tuple[float, int, np.ndarray]
 class PiecewisePolynomial(Activation):
     r"""Polynomials between knots.
 
-    Written around z = 0: :math:`\sigma(z) = p(z) + \sum_j P_j(z)\,1[s_j(z-k_j) > 0]` with s_j = +1 for positive knots
-    and -1 for the others, so that small variances lose no digits. Moments are truncated Gaussian moments; with
-    n the Gaussian density,
+    Written around z = 0: :math:`\sigma(z) = p(z) + \sum_j P_j(z)\,1[s_j(z-k_j) > 0]` with s_j = +1 for
+    positive knots and -1 for the others, so that small variances lose no digits. Moments are truncated
+    Gaussian moments; with n the Gaussian density,
     :math:`\partial_K\langle P 1[z>k]\rangle = \tfrac12\{\langle P''1[z>k]\rangle + n(k)[P'(k) + P(k)k/K]\}`.
 
     Args:
@@ -37,11 +37,15 @@ class PiecewisePolynomial(Activation):
         knots: where the polynomial changes, ascending, units of z.
         pieces: coefficients, lowest power first, on each of the len(knots) + 1 intervals.
         name: how reports call it.
-    Source: formula sheet A1 (heat flow); Owen (1956) for the bivariate normal.
+    Source: Price (1958) for the heat flow; Owen (1956) for the bivariate normal.
     """
 
     def __init__(
-        self, fn: Callable[[Tensor], Tensor], knots: Sequence[float], pieces: Sequence[Sequence[float]], name: str
+        self,
+        fn: Callable[[Tensor], Tensor],
+        knots: Sequence[float],
+        pieces: Sequence[Sequence[float]],
+        name: str,
     ) -> None:
         self.knots = tuple(float(k) for k in knots)
         self.pieces = tuple(np.asarray(p, dtype=float) for p in pieces)
@@ -74,9 +78,11 @@ class PiecewisePolynomial(Activation):
         return _moment(*self._map(lambda p: poly.polypow(p, 4)), K)
 
     def _derivative_mean(self, K: Tensor) -> Expectation:
-        inside, jumps = self._map(lambda p: p)
+        _, jumps = self._map(lambda p: p)
         smooth = _moment(*self._map(poly.polyder), K)
-        delta = sum((s * float(poly.polyval(k, p)) * _density(k, K) for k, s, p in jumps), torch.zeros_like(K))
+        delta = sum(
+            (s * float(poly.polyval(k, p)) * _density(k, K) for k, s, p in jumps), torch.zeros_like(K)
+        )
         return Expectation(smooth.value + delta, smooth.error + 4 * _EPS * delta.abs())
 
     def _derivative_moment(self, K: Tensor) -> Expectation | Tensor:
@@ -114,8 +120,8 @@ class PiecewisePolynomial(Activation):
             bad = (error > rtol * size).nonzero().reshape(-1)
             if bad.numel():
                 a, b = ka[bad], kb[bad]
-                out = expectation2(f, f, a, rho[bad] * (a * b).sqrt(), b, kinks_f=self.kinks, kinks_g=self.kinks,
-                                   rtol=rtol)  # fmt: skip
+                c = rho[bad] * (a * b).sqrt()
+                out = expectation2(f, f, a, c, b, kinks_f=self.kinks, kinks_g=self.kinks, rtol=rtol)
                 value[bad], error[bad] = out.value, out.error
             return Expectation(value, error)
 

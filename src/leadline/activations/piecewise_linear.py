@@ -26,7 +26,7 @@ class PiecewiseLinear(Activation):
     Args:
         plus, minus: the slopes for z > 0 and for z < 0.
         name: how reports call it.
-    Source: Cho & Saul (2009), section 2; formula sheet A2.
+    Source: Cho & Saul, Kernel Methods for Deep Learning (2009), section 2.
 
     >>> import torch
     >>> one = torch.tensor(1.0, dtype=torch.float64)
@@ -89,11 +89,15 @@ class PiecewiseLinear(Activation):
 
 def _name(plus: float, minus: float) -> str:
     known = {(1.0, 1.0): "identity", (1.0, 0.0): "relu", (1.0, -1.0): "abs"}
-    return known.get((plus, minus)) or (f"leaky_relu({minus:g})" if plus == 1 else f"linear({plus:g},{minus:g})")
+    return known.get((plus, minus)) or (
+        f"leaky_relu({minus:g})" if plus == 1 else f"linear({plus:g},{minus:g})"
+    )
 
 
 def _from_slopes(fn: Callable[[Tensor], Tensor]) -> Activation | None:
-    plus, minus = (float(v) for v in fn(torch.tensor([1.0, -1.0], dtype=torch.float64)) * torch.tensor([1.0, -1.0]))
+    plus, minus = (
+        float(v) for v in fn(torch.tensor([1.0, -1.0], dtype=torch.float64)) * torch.tensor([1.0, -1.0])
+    )
     return PiecewiseLinear(plus, minus) if math.isfinite(plus) and math.isfinite(minus) else None
 
 
@@ -101,28 +105,47 @@ def _leaky(negative_slope: float = 0.01, inplace: bool = False) -> Activation:
     return PiecewiseLinear(1.0, negative_slope)
 
 
-def _randomised(lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Activation:
+def _randomised(
+    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Activation:
     return PiecewiseLinear(1.0, (lower + upper) / 2)
 
 
 def _prelu(module: nn.PReLU) -> Activation:
     if module.weight.numel() != 1:
         raise ValueError(
-            f"PReLU has {module.weight.numel()} slopes, one activation has one; pass activation(functools.partial("
-            "torch.nn.functional.leaky_relu, negative_slope=...)) for each channel"
+            f"PReLU has {module.weight.numel()} slopes, one activation has one; pass a "
+            "functools.partial(torch.nn.functional.leaky_relu, negative_slope=...) for each channel"
         )
     return PiecewiseLinear(1.0, float(module.weight.detach()))
 
 
-register(("identity", "linear"), lambda: PiecewiseLinear(1, 1), template=False,
-         modules={nn.Identity: lambda _: PiecewiseLinear(1, 1)})  # fmt: skip
-register(("relu",), lambda inplace=False: PiecewiseLinear(1, 0), template=_from_slopes,
-         modules={nn.ReLU: lambda _: PiecewiseLinear(1, 0)},
-         functions=(functional.relu, torch.relu, torch.relu_, Tensor.relu))  # fmt: skip
+register(
+    ("identity", "linear"),
+    lambda: PiecewiseLinear(1, 1),
+    template=False,
+    modules={nn.Identity: lambda _: PiecewiseLinear(1, 1)},
+)
+register(
+    ("relu",),
+    lambda inplace=False: PiecewiseLinear(1, 0),
+    template=_from_slopes,
+    modules={nn.ReLU: lambda _: PiecewiseLinear(1, 0)},
+    functions=(functional.relu, torch.relu, torch.relu_, Tensor.relu),
+)
 register(("abs",), lambda: PiecewiseLinear(1, -1), template=False, functions=(torch.abs, Tensor.abs))
-register(("leaky_relu",), _leaky, template=False,
-         modules={nn.LeakyReLU: lambda m: _leaky(m.negative_slope)}, functions=(functional.leaky_relu,))  # fmt: skip
-register(("rrelu",), _randomised, template=False,
-         modules={nn.RReLU: lambda m: _randomised(m.lower, m.upper)},
-         functions=(functional.rrelu, torch.rrelu))  # fmt: skip
+register(
+    ("leaky_relu",),
+    _leaky,
+    template=False,
+    modules={nn.LeakyReLU: lambda m: _leaky(m.negative_slope)},
+    functions=(functional.leaky_relu,),
+)
+register(
+    ("rrelu",),
+    _randomised,
+    template=False,
+    modules={nn.RReLU: lambda m: _randomised(m.lower, m.upper)},
+    functions=(functional.rrelu, torch.rrelu),
+)
 register(("prelu",), lambda: PiecewiseLinear(1, 0.25), template=False, modules={nn.PReLU: _prelu})

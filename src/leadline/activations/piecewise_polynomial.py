@@ -1,4 +1,4 @@
-"""Hardtanh, ReLU6, hard sigmoid, hard swish, soft and hard shrinkage, thresholds, steps, ReLU powers, monomials."""
+"""Hardtanh, ReLU6, hard sigmoid and swish, shrinkages, thresholds, steps, squared ReLU, monomials."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def _softshrink(lambd: float = 0.5) -> Activation:
 
 def _hardshrink(lambd: float = 0.5) -> Activation:
     return PiecewisePolynomial(
-        lambda z: torch.where(z.abs() > lambd, z, 0.0), (-lambd, lambd), (_Z, _ZERO, _Z), f"hardshrink({lambd:g})"
+        lambda z: torch.where(z.abs() > lambd, z, 0.0),
+        (-lambd, lambd),
+        (_Z, _ZERO, _Z),
+        f"hardshrink({lambd:g})",
     )
 
 
@@ -74,7 +77,9 @@ def _sign() -> Activation:
 
 
 def _relu_squared() -> Activation:
-    return PiecewisePolynomial(lambda z: z.clamp_min(0) ** 2, (0.0,), (_ZERO, (0.0, 0.0, 1.0)), "relu_squared")
+    return PiecewisePolynomial(
+        lambda z: z.clamp_min(0) ** 2, (0.0,), (_ZERO, (0.0, 0.0, 1.0)), "relu_squared"
+    )
 
 
 def _square(power: int = 2) -> Activation:
@@ -95,9 +100,17 @@ register(
     modules={nn.Hardtanh: _from_module(_hardtanh, "min_val", "max_val")},
 )
 register(
-    ("hardsigmoid",), _hardsigmoid, functions=(functional.hardsigmoid,), modules={nn.Hardsigmoid: lambda _: _hardsigmoid()}
+    ("hardsigmoid",),
+    _hardsigmoid,
+    functions=(functional.hardsigmoid,),
+    modules={nn.Hardsigmoid: lambda _: _hardsigmoid()},
 )
-register(("hardswish",), _hardswish, functions=(functional.hardswish,), modules={nn.Hardswish: lambda _: _hardswish()})
+register(
+    ("hardswish",),
+    _hardswish,
+    functions=(functional.hardswish,),
+    modules={nn.Hardswish: lambda _: _hardswish()},
+)
 register(
     ("softshrink",),
     _softshrink,

@@ -1,4 +1,4 @@
-"""Reading an anonymous callable: is it pointwise, where are its kinks, is it a known activation in disguise."""
+"""Reading an anonymous callable: is it pointwise, where are its kinks, is it a known activation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_float64(fn: Pointwise) -> tuple[Pointwise, float]:
     if not ok or not torch.allclose(out, alone, rtol=1e-5, atol=1e-6, equal_nan=True):
         what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(
-            f"an activation must act on each entry alone, got a callable that does not (5 entries in, {what} out); "
+            f"an activation must act on each entry alone, got a callable that maps 5 entries to {what}; "
             "pass a pointwise function, or treat softmax-like operations with their own rule"
         )
     if not torch.equal(torch.nan_to_num(out), torch.nan_to_num(again)):
@@ -88,11 +88,11 @@ def _grid() -> Tensor:
 
 
 def find_kinks(fn: Pointwise, reach: float = 24.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Estimate where fn, its first or its second derivative jumps, by scanning |z| <= reach on a grid of 0.01.
+    """Estimate where fn, its first or its second derivative jumps, by scanning |z| <= reach.
 
-    A candidate is an interval over which the derivative bends far more than next to it; bisection narrows it and
-    one-sided differences confirm it. Kinks closer together than 0.03, weaker than 1e-3 of the largest slope nearby,
-    or beyond the reach, are missed: declare kinks where you know them.
+    A candidate is an interval over which the derivative bends far more than next to it; bisection narrows it
+    and one-sided differences confirm it. Kinks closer together than 0.03, weaker than 1e-3 of the largest
+    slope nearby, or beyond the reach, are missed: declare kinks where you know them.
 
     Args:
         fn: pointwise callable in float64.
@@ -106,7 +106,8 @@ def find_kinks(fn: Pointwise, reach: float = 24.0) -> tuple[tuple[float, ...], t
     found: list[float] = []
     for data, source in ((slope, lambda x: autodiff(fn, x)), (value, fn)):
         found += _candidates(z, data.detach(), source)
-    kinks, jumps = [], []
+    kinks: list[float] = []
+    jumps: list[float] = []
     for k in sorted(found):
         k = round(k, 6) if abs(k - round(k, 6)) < 2e-9 else k
         if any(abs(k - other) < 1e-6 for other in kinks):

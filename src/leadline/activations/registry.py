@@ -1,4 +1,4 @@
-"""Where activation files enter themselves: by module type, by function, by name, and as templates to recognise."""
+"""Where activation files enter themselves: by module type, function, name, and as templates."""
 
 from __future__ import annotations
 

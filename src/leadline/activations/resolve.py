@@ -18,12 +18,13 @@ __all__ = ["activation"]
 def activation(obj: Any, *, kinks: Sequence[float] | None = None, name: str | None = None) -> Activation:
     """The Activation of a module, a torch function, a name, or any pointwise callable.
 
-    A torch module or function is looked up, with its own parameters; a callable is compared on a grid with the known
-    activations, so that a chain of primitive operations gets their closed forms; anything else is integrated, cut at
-    ``kinks`` or at those that a scan finds.
+    A torch module or function is looked up, with its own parameters; a callable is compared on a grid with
+    the known activations, so that a chain of primitive operations gets their closed forms; anything else is
+    integrated, cut at ``kinks`` or at those that a scan finds.
 
     Args:
-        obj: nn.Module, function, functools.partial of one, lower-case name, callable, or Activation (passes through).
+        obj: nn.Module, function, functools.partial of one, lower-case name, callable, or Activation (passes
+            through).
         kinks: points where the callable or a derivative of it jumps, units of z; None: look up or scan.
         name: how reports call it; None: the registered or the callable's own name.
     Returns:
@@ -42,11 +43,14 @@ def activation(obj: Any, *, kinks: Sequence[float] | None = None, name: str | No
     if found is None:
         if not callable(obj):
             raise TypeError(
-                f"cannot read an activation from {type(obj).__name__}; pass a module, a function, a name or a callable"
+                f"cannot read an activation from {type(obj).__name__}; "
+                "pass a module, a function, a name or a callable"
             )
         found = _from_callable(obj, kinks, name)
     elif kinks is not None and not isinstance(obj, Activation):
-        found = Activation(found.fn, name=found.name, kinks=kinks, jumps=found.jumps, derivative=found.derivative)
+        found = Activation(
+            found.fn, name=found.name, kinks=kinks, jumps=found.jumps, derivative=found.derivative
+        )
     if name is not None and not isinstance(obj, Activation):
         found.name = name
     return found
@@ -79,7 +83,9 @@ def _function(obj: Any) -> Callable[..., Activation] | None:
         return None
 
 
-def _from_callable(obj: Callable[[Tensor], Tensor], kinks: Sequence[float] | None, name: str | None) -> Activation:
+def _from_callable(
+    obj: Callable[[Tensor], Tensor], kinks: Sequence[float] | None, name: str | None
+) -> Activation:
     fn, precision = in_float64(obj)
     if kinks is None:
         same = match(fn, (template(fn) for template in REGISTRY.templates), precision)

@@ -1,4 +1,4 @@
-"""Smooth activations without a closed dual: tanh, sigmoid, SiLU, softplus, Mish, arctan and their relatives."""
+"""Smooth activations without a closed dual: tanh, sigmoid, SiLU, softplus, Mish, arctan and relatives."""
 
 from __future__ import annotations
 
@@ -90,7 +90,12 @@ def _softsign() -> Activation:
     )
 
 
-register(("tanh",), _tanh, modules={nn.Tanh: lambda _: _tanh()}, functions=(torch.tanh, functional.tanh, Tensor.tanh))
+register(
+    ("tanh",),
+    _tanh,
+    modules={nn.Tanh: lambda _: _tanh()},
+    functions=(torch.tanh, functional.tanh, Tensor.tanh),
+)
 register(("sigmoid",), _sigmoid, modules={nn.Sigmoid: lambda _: _sigmoid()},
          functions=(torch.sigmoid, functional.sigmoid, torch.special.expit, Tensor.sigmoid))  # fmt: skip
 register(("logsigmoid", "log_sigmoid"), _log_sigmoid, modules={nn.LogSigmoid: lambda _: _log_sigmoid()},
@@ -103,4 +108,6 @@ register(("mish",), _mish, modules={nn.Mish: lambda _: _mish()}, functions=(func
 register(("tanhshrink",), _tanhshrink, modules={nn.Tanhshrink: lambda _: _tanhshrink()},
          functions=(functional.tanhshrink,))  # fmt: skip
 register(("arctan", "atan"), _arctan, functions=(torch.atan, torch.arctan))
-register(("softsign",), _softsign, modules={nn.Softsign: lambda _: _softsign()}, functions=(functional.softsign,))
+register(
+    ("softsign",), _softsign, modules={nn.Softsign: lambda _: _softsign()}, functions=(functional.softsign,)
+)

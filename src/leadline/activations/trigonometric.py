@@ -25,7 +25,7 @@ class Sine(Activation):
         frequency: w, units of 1/z.
         phase: f, radians.
         name: how reports call it.
-    Source: formula sheet A2.
+    Source: the generating function of the Gaussian.
     """
 
     closed_second_moment = True
@@ -44,10 +44,10 @@ class Sine(Activation):
         self._sin, self._cos = (1.0, 0.0) if quarter else (math.sin(f), math.cos(f))
 
     def _mean(self, K: Tensor) -> Tensor:
-        return self._sin * torch.exp(-self.frequency**2 * K / 2)
+        return self._sin * torch.exp(-(self.frequency**2) * K / 2)
 
     def _derivative_mean(self, K: Tensor) -> Tensor:
-        return self.frequency * self._cos * torch.exp(-self.frequency**2 * K / 2)
+        return self.frequency * self._cos * torch.exp(-(self.frequency**2) * K / 2)
 
     def _second_moment(self, K: Tensor) -> Tensor:
         decay = torch.expm1(-2 * self.frequency**2 * K)
@@ -63,9 +63,11 @@ class Sine(Activation):
     def _dual(self, pair: Pair) -> Tensor:
         near, ratio = self._parts(pair)
         small = near * ((1 - self._cos2) - self._cos2 * ratio) / 2
-        far = torch.exp(-self.frequency**2 * (pair.a + pair.b + 2 * pair.c) / 2)
-        return torch.where(pair.c > 0, small, (near - self._cos2 * far) / 2) if self._cos2 != 1 else _sinh(
-            self.frequency**2, pair
+        far = torch.exp(-(self.frequency**2) * (pair.a + pair.b + 2 * pair.c) / 2)
+        return (
+            torch.where(pair.c > 0, small, (near - self._cos2 * far) / 2)
+            if self._cos2 != 1
+            else _sinh(self.frequency**2, pair)
         )
 
     def _dual_derivative(self, pair: Pair) -> Tensor:

@@ -58,7 +58,7 @@ def kronrod(device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]
     >>> round((wk * x**2).sum().item(), 12)
     0.666666666667
     """
-    x = [-v for v in _XK] + [v for v in reversed(_XK[:-1])]
+    x = [-v for v in _XK] + list(reversed(_XK[:-1]))
     wk = list(_WK) + list(reversed(_WK[:-1]))
     half = [0.0 if i % 2 == 0 else _WG[i // 2] for i in range(8)]
     wg = half + list(reversed(half[:-1]))
@@ -95,11 +95,13 @@ def integrate(
     rtol: float,
     floor: Tensor | None = None,
 ) -> Expectation:
-    r"""Adaptive :math:`\int f(z, r)\, N(z; 0, s_r^2)\, dz` for every row r, by bisecting the panels that need it.
+    r"""Integral of f against a centred Gaussian for every row, by bisecting the panels that need it.
+
+    .. math:: \int f(z, r)\, e^{-z^2/2s_r^2}\, dz / \sqrt{2\pi s_r^2}
 
     Args:
-        f: takes nodes z of shape (I, 15) and their row numbers (I, 1); returns values of that shape, or the pair
-            (values, absolute errors of the values).
+        f: takes nodes z of shape (I, 15) and their row numbers (I, 1); returns values of that shape, or the
+            pair (values, absolute errors of the values).
         sd: standard deviations, shape (R,), float64.
         ends: panel ends, shape (R, P + 1).
         rtol: wanted error relative to :math:`\langle|f|\rangle` (or to ``floor`` where that is larger).
@@ -164,8 +166,8 @@ def _panels(
         diff = (val - y @ wg).abs()
         absolute = y.abs() @ wk
         spread = (y - val[:, None] / 2).abs() @ wk
-        # On smooth panels the 15-point rule beats its distance from the 7-point rule: the usual 3/2-power rescaling.
-        # A panel that had to be halved may hold a kink, where it does not.
+        # On smooth panels the 15-point rule beats its distance from the 7-point rule: the usual 3/2-power
+        # rescaling. A panel that had to be halved may hold a kink, where it does not.
         ratio = (200 * diff / spread.clamp_min(1e-300)).clamp_max(1.0)
         err = 10 * diff if cautious else torch.where(spread > 0, spread * ratio**1.5, diff)
         err = torch.maximum(err, 2 * _EPS * absolute * (diff > 0))

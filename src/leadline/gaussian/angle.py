@@ -31,9 +31,9 @@ def near_parallel(
 ) -> Expectation:
     r"""Mean product of f for flat pairs, by quadrature of each or by a table in angle and variances.
 
-    In the angle arccos(rho) the mean product is smooth up to both ends even where f has a kink (for ReLU it is
-    sin + (pi - angle) cos), and it is smooth in the logarithms of the variances unless f has kinks away from 0. So
-    one Chebyshev table, its error read off its last coefficients, serves many pairs.
+    In the angle arccos(rho) the mean product is smooth up to both ends even where f has a kink (for ReLU it
+    is sin + (pi - angle) cos), and it is smooth in the logarithms of the variances unless f has kinks away
+    from 0. So one Chebyshev table, its error read off its last coefficients, serves many pairs.
 
     Args:
         f: pointwise function of a tensor.
@@ -69,7 +69,9 @@ def _direct(
     return expectation2(f, f, ka, rho * (ka * kb).sqrt(), kb, kinks_f=kinks, kinks_g=kinks, rtol=rtol)
 
 
-def _angle_table(f: Pointwise, k: float, rho: Tensor, kinks: Sequence[float], rtol: float) -> Expectation | None:
+def _angle_table(
+    f: Pointwise, k: float, rho: Tensor, kinks: Sequence[float], rtol: float
+) -> Expectation | None:
     """One common variance: Chebyshev table over the angles present, its nodes by adaptive quadrature."""
     angle = torch.acos(rho)
     low, high = float(angle.min()), float(angle.max())
@@ -119,7 +121,12 @@ def _table(
 
 
 def _evaluate(
-    cheb: Tensor, angle: Tensor, la: Tensor, lb: Tensor, angles: tuple[float, float], logs: tuple[float, float]
+    cheb: Tensor,
+    angle: Tensor,
+    la: Tensor,
+    lb: Tensor,
+    angles: tuple[float, float],
+    logs: tuple[float, float],
 ) -> Tensor:
     q, p, _ = cheb.shape
     out = torch.empty_like(angle)
@@ -133,7 +140,7 @@ def _evaluate(
 
 
 def _pairs(f: Pointwise, variances: Tensor, angle: float) -> Tensor:
-    """Mean products of every pair of variances at one angle: outer nodes shared, the sum over them a product."""
+    """Mean products of every pair of variances at one angle, with the outer nodes shared."""
     sd = variances.sqrt()
     cos, sin = math.cos(angle), abs(math.sin(angle))
     sharp = max(float(sd.max()), abs(cos) / max(sin, 1e-8))

@@ -13,7 +13,14 @@ from torch import Tensor
 from leadline.gaussian.adaptive import REACH
 from leadline.gaussian.one import standard_deviation
 
-__all__ = ["HermiteSeries", "common_nodes", "hermite_coefficients", "hermite_polynomials", "hermite_series", "mehler_tail_bound"]
+__all__ = [
+    "HermiteSeries",
+    "common_nodes",
+    "hermite_coefficients",
+    "hermite_polynomials",
+    "hermite_series",
+    "mehler_tail_bound",
+]
 
 _NODES = 16
 _MAX_POINTS = 2_000_000
@@ -56,7 +63,8 @@ def hermite_coefficients(
 ) -> Tensor:
     r"""Coefficients of f in the Hermite basis of each variance.
 
-    .. math:: f(\sqrt K x) = \sum_k c_k(K) h_k(x), \qquad c_k(K) = \langle f(\sqrt K x)\, h_k(x)\rangle_{x\sim N(0,1)}
+    .. math:: f(\sqrt K x) = \sum_k c_k(K) h_k(x), \qquad c_k(K) = \langle f(\sqrt K x)\, h_k(x)\rangle_{x\sim
+              N(0,1)}
 
     Args:
         f: pointwise function of a tensor.
@@ -67,7 +75,7 @@ def hermite_coefficients(
         Shape (..., n + 1), dtype and device of K.
     Raises:
         ValueError: a variance is negative.
-    Source: formula sheet A3 (Mehler series).
+    Source: Mehler (1866).
 
     >>> import torch
     >>> c = hermite_coefficients(lambda z: z**2, torch.tensor(3.0, dtype=torch.float64), 3)
@@ -86,8 +94,8 @@ def hermite_series(
 ) -> HermiteSeries:
     """As ``hermite_coefficients`` for a flat K, with the second moment found on the same nodes.
 
-    One grid of x serves every variance, so the projection is a matrix product; the panels that hold a kink are then
-    taken out and put back cut at the kink.
+    One grid of x serves every variance, so the projection is a matrix product; the panels that hold a kink
+    are then taken out and put back cut at the kink.
 
     Args:
         f: pointwise function of a tensor.
@@ -124,10 +132,12 @@ def hermite_series(
 def mehler_tail_bound(tail_a: Tensor, tail_b: Tensor, rho: Tensor, order: int) -> Tensor:
     r"""Rigorous bound on what the Mehler series leaves out after degree n.
 
-    .. math:: \Big|\sum_{k>n} c_k(K_a) c_k(K_b) \rho^k\Big| \le \sqrt{t_a t_b}\,|\rho|^{n+1}, \quad t = \sum_{k>n} c_k^2
+    .. math:: \Big|\sum_{k>n} c_k(K_a) c_k(K_b) \rho^k\Big| \le \sqrt{t_a t_b}\,|\rho|^{n+1}, \quad t =
+              \sum_{k>n} c_k^2
 
     Args:
-        tail_a, tail_b: t of the two sides, broadcast.
+        tail_a: t of the first points, broadcast.
+        tail_b: t of the second points.
         rho: correlations, broadcast.
         order: n.
     Returns:
@@ -137,7 +147,7 @@ def mehler_tail_bound(tail_a: Tensor, tail_b: Tensor, rho: Tensor, order: int) -
 
 
 def common_nodes(top: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Nodes x and weights of the standard Gaussian that resolve f(s x) for every s <= top, shape (N,) each."""
+    """Nodes and weights of the standard Gaussian that resolve f(s x) for every s <= top, shape (N,)."""
     ends = _common_ends(top, device)
     gx, gw = (torch.as_tensor(v, device=device) for v in np.polynomial.legendre.leggauss(_NODES))
     x, w = _nodes(ends[:-1], ends[1:], gx, gw)

@@ -52,11 +52,13 @@ def interpolated_series(
     rtol: float,
     order: int = 64,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Mean products of f for flat pairs, c_k(K)/K^(1/2)-free Chebyshev interpolants in log K standing in for c_k(K).
+    """Mean products of f for flat pairs, with Chebyshev interpolants in log K standing in for c_k(K).
 
     Args:
         f: pointwise function of a tensor.
-        ka, kb, rho: variances and correlations, shape (N,), float64.
+        ka: variances of the first points, shape (N,), float64.
+        kb: variances of the second points.
+        rho: correlations.
         kinks: points where f or a derivative of it jumps.
         rtol: wanted error relative to the root of the product of the second moments.
         order: highest Hermite degree.
@@ -70,8 +72,11 @@ def interpolated_series(
     for size in _SIZES:
         points = chebyshev_points(size, low, high, ka.device)
         series = hermite_series(f, points.exp(), order, kinks)
-        # Columns: the coefficients, the root of their tail, the root of the energy; each relative to the energy.
-        table = torch.cat([series.coefficients, series.tail[:, -1:].sqrt(), series.energy.sqrt()[:, None]], dim=1)
+        # Columns: the coefficients, the root of their tail, the root of the energy; each relative to the
+        # energy.
+        table = torch.cat(
+            [series.coefficients, series.tail[:, -1:].sqrt(), series.energy.sqrt()[:, None]], dim=1
+        )
         cheb = chebyshev_transform(size, ka.device) @ table
         miss = cheb[-max(3, size // 8) :, : order + 1].abs().amax(dim=0).norm() / series.energy.sqrt().min()
         if float(miss) <= 0.1 * rtol:

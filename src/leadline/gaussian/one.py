@@ -56,20 +56,20 @@ def expectation(
 
     .. math:: \langle f\rangle_K = \int f(z)\, e^{-z^2/2K}\, dz / \sqrt{2\pi K}
 
-    Composite Gauss-Kronrod panels out to 13 standard deviations, cut at the kinks and bisected where the embedded
-    rule asks for it. K = 0 gives the limit (the mean of the one-sided limits where f jumps at 0).
+    Composite Gauss-Kronrod panels out to 13 standard deviations, cut at the kinks and bisected where the
+    embedded rule asks for it. K = 0 gives the limit (the mean of the one-sided limits where f jumps at 0).
 
     Args:
         f: pointwise function of a tensor, called in float64.
         K: variances, any shape, units of z squared.
-        kinks: points where f or a derivative of it jumps, units of z; one that is not declared costs time and leaves
-            an error estimate, no guarantee.
+        kinks: points where f or a derivative of it jumps, units of z; one that is not declared costs time and
+            leaves an error estimate, no guarantee.
         rtol: wanted error relative to the expectation of |f|.
     Returns:
         Expectation with tensors of the shape, dtype and device of K.
     Raises:
         ValueError: a variance is negative.
-    Source: formula sheet A3; the error rule is QUADPACK's (Piessens et al. 1983).
+    Source: the error rule is that of QUADPACK (Piessens et al., 1983).
 
     >>> import torch
     >>> round(expectation(torch.exp, torch.tensor(1.0, dtype=torch.float64)).value.item(), 10)
@@ -141,4 +141,6 @@ def _with_tails(
 def _edge(f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, reach: float) -> Tensor:
     """Size of the integrand per standard deviation at both ends of the reach."""
     z = torch.stack([reach * sd, -reach * sd])
-    return f(z, sd * sd).to(torch.float64).abs().amax(dim=0) * (math.exp(-0.5 * reach**2) / math.sqrt(2 * math.pi))
+    return f(z, sd * sd).to(torch.float64).abs().amax(dim=0) * (
+        math.exp(-0.5 * reach**2) / math.sqrt(2 * math.pi)
+    )

@@ -57,8 +57,8 @@ def _owen(x: Tensor, y: Tensor, rho: Tensor, tau: Tensor) -> Tensor:
 def truncated_moments(h: Tensor, k: Tensor, rho: Tensor, p: int, q: int) -> list[list[Tensor]]:
     r"""Moments E[X^i Y^j 1(X > h) 1(Y > k)] for i <= p, j <= q.
 
-    Stein's identity lowers one power at a time: the boundary terms are one-variable truncated moments of Y given
-    X = h and of X given Y = k.
+    Stein's identity lowers one power at a time: the boundary terms are one-variable truncated moments of Y
+    given X = h and of X given Y = k.
 
     Args:
         h: lower limits of X.

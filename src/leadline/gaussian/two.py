@@ -23,19 +23,23 @@ def correlation(Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> Tensor:
     """Correlation Kab / sqrt(Kaa Kbb) in float64, clipped to [-1, 1]; 0 where a variance is 0.
 
     Args:
-        Kaa, Kab, Kbb: the three entries of the covariance, broadcast, units of z squared.
+        Kaa: variances of the first points, broadcast, units of z squared.
+        Kab: covariances.
+        Kbb: variances of the second points.
     Returns:
         Correlations, broadcast shape.
     Raises:
-        ValueError: a variance is negative, or |Kab| exceeds sqrt(Kaa Kbb) by more than rounding (1e-3 relative in
-            float16/bfloat16, 1e-4 in float32, 1e-9 in float64).
+        ValueError: a variance is negative, or |Kab| exceeds sqrt(Kaa Kbb) by more than rounding (1e-3
+            relative in float16/bfloat16, 1e-4 in float32, 1e-9 in float64).
     """
     dtype = torch.promote_types(torch.promote_types(Kaa.dtype, Kab.dtype), Kbb.dtype)
     slack = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 1e-2)
     a, c, b = (t.detach().to(torch.float64) for t in (Kaa, Kab, Kbb))
     if bool((a < 0).any()) or bool((b < 0).any()):
         worst = min(float(a.min()), float(b.min()))
-        raise ValueError(f"variances must be >= 0, got {worst:.6g}; pass a covariance, or clamp rounding errors to 0")
+        raise ValueError(
+            f"variances must be >= 0, got {worst:.6g}; pass a covariance, or clamp rounding errors to 0"
+        )
     scale = a.sqrt() * b.sqrt()
     rho = torch.where(scale > 0, c / torch.where(scale > 0, scale, 1.0), 0.0)
     # Equal points have correlation 1 exactly: its rounding would cost half the digits of an angle.
@@ -64,19 +68,23 @@ def expectation2(
     .. math:: \langle f(z_a) g(z_b)\rangle = \langle f(z_a)\, \langle g(m z_a + \tau y)\rangle_y\rangle_{z_a},
               \quad m = K_{ab}/K_{aa},\ \tau^2 = K_{bb} - K_{ab}^2/K_{aa}
 
-    The inner average is cut at the kinks of g wherever they fall, the outer one at those of f and around the images
-    of those of g, so the scheme stays accurate up to |correlation| = 1.
+    The inner average is cut at the kinks of g wherever they fall, the outer one at those of f and around the
+    images of those of g, so the scheme stays accurate up to |correlation| = 1.
 
     Args:
-        f, g: pointwise functions of a tensor, called in float64.
-        Kaa, Kab, Kbb: entries of the 2 x 2 covariance, broadcast, units of z squared.
-        kinks_f, kinks_g: points where f, g or a derivative of them jump.
+        f: pointwise function of a tensor, called in float64.
+        g: the same for the second variable.
+        Kaa: variances of the first variable, broadcast, units of z squared.
+        Kab: covariances.
+        Kbb: variances of the second variable.
+        kinks_f: points where f or a derivative of it jumps.
+        kinks_g: the same for g.
         rtol: wanted error relative to :math:`\sqrt{\langle f^2\rangle\langle g^2\rangle}`.
     Returns:
         Expectation with tensors of the broadcast shape, dtype and device of the inputs.
     Raises:
         ValueError: the entries are not those of a covariance.
-    Source: formula sheet A3.
+    Source: iterated conditioning; the error rule is that of QUADPACK (Piessens et al., 1983).
 
     >>> import torch
     >>> out = expectation2(torch.relu, torch.relu, 1.0, 0.0, 1.0, kinks_f=(0.0,), kinks_g=(0.0,))
@@ -124,7 +132,9 @@ def _nested(
     bound = 1e30
     ends = breakpoints(sa, kinks_f, images.clamp(-bound, bound) if images.numel() else None)
     ladder = [0.75 * 2.0**j for j in range(40) if 0.75 * 2.0**j < _INNER_REACH * float(tau.max())]
-    cuts = torch.cat([torch.tensor([*ladder, *(-v for v in ladder)], dtype=torch.float64, device=sa.device), kink_g])
+    cuts = torch.cat(
+        [torch.tensor([*ladder, *(-v for v in ladder)], dtype=torch.float64, device=sa.device), kink_g]
+    )
 
     def conditional(z: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         value, error = conditional_mean(g, slope[row] * z, tau[row].expand_as(z), cuts)
@@ -141,7 +151,7 @@ def _nested(
 def conditional_mean(
     g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean of g(mean + tau y) over standard normal y, on panels of 1.5 cut at ``cuts``, with its error estimate.
+    """Mean of g(mean + tau y) over standard normal y, with its error estimate.
 
     Args:
         g: pointwise function of a tensor.
@@ -155,18 +165,19 @@ def conditional_mean(
     step = max(1, _INNER_POINTS // count)
     flat_mean, flat_tau = mean.reshape(-1), tau.reshape(-1)
     pieces = [
-        _panels(g, flat_mean[i : i + step], flat_tau[i : i + step], cuts) for i in range(0, mean.numel(), step)
+        _panels(g, flat_mean[i : i + step], flat_tau[i : i + step], cuts)
+        for i in range(0, mean.numel(), step)
     ]
     if not pieces:
         return torch.empty_like(mean), torch.empty_like(mean)
     return tuple(torch.cat(p).reshape(mean.shape) for p in zip(*pieces, strict=True))  # type: ignore[return-value]
 
 
-def _panels(
-    g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor
-) -> tuple[Tensor, Tensor]:
+def _panels(g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
     x, wk, wg = kronrod(mean.device)
-    grid = torch.arange(-_INNER_REACH, _INNER_REACH + 1e-9, _INNER_STEP, dtype=torch.float64, device=mean.device)
+    grid = torch.arange(
+        -_INNER_REACH, _INNER_REACH + 1e-9, _INNER_STEP, dtype=torch.float64, device=mean.device
+    )
     ends = grid.expand(*mean.shape, -1)
     if cuts.numel():
         moved = (cuts - mean[..., None]) / tau.clamp_min(1e-300)[..., None]
@@ -181,5 +192,7 @@ def _panels(
     ratio = (200 * diff / spread.clamp_min(1e-300)).clamp_max(1.0)
     err = torch.where(spread > 0, spread * ratio**1.5, diff)
     outside = math.exp(-0.5 * _INNER_REACH**2) / math.sqrt(2 * math.pi)
-    edge = (g(mean - _INNER_REACH * tau).abs() + g(mean + _INNER_REACH * tau).abs()).to(torch.float64) * outside
+    edge = (g(mean - _INNER_REACH * tau).abs() + g(mean + _INNER_REACH * tau).abs()).to(
+        torch.float64
+    ) * outside
     return fine.sum(dim=-1), err.sum(dim=-1) + edge

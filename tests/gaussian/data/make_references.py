@@ -1,15 +1,18 @@
 """Make references.json: Gaussian moments of activations by mpmath at 30 digits (some minutes, run by hand).
 
-Nothing here comes from the package: one-variable moments are mpmath integrals cut at the kinks; products at two
-points use the conditional mean of the second function in closed form (truncated normals) and an outer integral, or,
-for analytic functions without such a form, a trapezoidal rule in two independent variables, which converges
-geometrically in the distance of the nearest pole from the real axis.
+Nothing here comes from the package: one-variable moments are mpmath integrals cut at the kinks; products at
+    two
+points use the conditional mean of the second function in closed form (truncated normals) and an outer
+integral, or, for analytic functions without such a form, a trapezoidal rule in two independent variables,
+which converges geometrically in the distance of the nearest pole from the real axis.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
+import sys
 import time
 
 import mpmath as mp
@@ -20,7 +23,7 @@ VARIANCES = ["0.01", "0.1", "1", "3", "10"]
 PAIRS = [("0.1", "0.1"), ("1", "1"), ("1", "2.5"), ("0.3", "4"), ("10", "10")]
 CORRELATIONS = ["0.5", "0.95", "-0.999", "0.999999"]
 LEGENDRE = 24
-ROOT = mp.sqrt(2 / mp.pi)
+ROOT, CUBE = mp.sqrt(2 / mp.pi), mp.mpf("0.044715")
 SELU_A, SELU_S = mp.mpf("1.6732632423543772848170429916717"), mp.mpf("1.0507009873554804934193349852946")
 
 
@@ -41,7 +44,7 @@ def softplus(z):
 
 
 def pieces(knots, polys):
-    """Function, slope and conditional mean of a piecewise polynomial (lists of coefficients, lowest first)."""
+    """Function, slope and conditional means of a piecewise polynomial (coefficients lowest first)."""
     knots = [mp.mpf(k) for k in knots]
     polys = [[mp.mpf(c) for c in p] for p in polys]
 
@@ -67,7 +70,8 @@ def truncated(m, t, knots, polys):
         hi = None if high is None else (high - m) / t
         moment = [interval(lo, hi)]
         for n in range(1, len(p)):
-            edge = (low ** (n - 1) * pdf(lo) if lo is not None else 0) - (high ** (n - 1) * pdf(hi) if hi is not None else 0)
+            edge = low ** (n - 1) * pdf(lo) if lo is not None else mp.mpf(0)
+            edge -= high ** (n - 1) * pdf(hi) if hi is not None else 0
             below = (n - 1) * t * t * moment[n - 2] if n > 1 else 0
             moment.append(m * moment[n - 1] + below + t * edge)
         total += sum(c * v for c, v in zip(p, moment, strict=True))
@@ -128,7 +132,8 @@ CASES = {
         lambda m, t: 2 / mp.sqrt(mp.pi) * mp.exp(-m * m / (1 + 2 * t * t)) / spread(t, 2),
         [],
     ),
-    "sin": (mp.sin, mp.cos, lambda m, t: mp.sin(m) * mp.exp(-t * t / 2), lambda m, t: mp.cos(m) * mp.exp(-t * t / 2), []),
+    "sin": (mp.sin, mp.cos, lambda m, t: mp.sin(m) * mp.exp(-t * t / 2),
+            lambda m, t: mp.cos(m) * mp.exp(-t * t / 2), []),
     "cos": (mp.cos, lambda z: -mp.sin(z), lambda m, t: mp.cos(m) * mp.exp(-t * t / 2),
             lambda m, t: -mp.sin(m) * mp.exp(-t * t / 2), []),
     "gaussian": (
@@ -155,9 +160,9 @@ CASES = {
         None, None, [],
     ),
     "gelu_tanh": (
-        lambda z: z / 2 * (1 + mp.tanh(ROOT * (z + mp.mpf("0.044715") * z**3))),
-        lambda z: (1 + mp.tanh(ROOT * (z + mp.mpf("0.044715") * z**3))) / 2
-        + z / 2 * mp.sech(ROOT * (z + mp.mpf("0.044715") * z**3)) ** 2 * ROOT * (1 + 3 * mp.mpf("0.044715") * z * z),
+        lambda z: z / 2 * (1 + mp.tanh(ROOT * (z + CUBE * z**3))),
+        lambda z: (1 + mp.tanh(ROOT * (z + CUBE * z**3))) / 2
+        + z / 2 * mp.sech(ROOT * (z + CUBE * z**3)) ** 2 * ROOT * (1 + 3 * CUBE * z * z),
         None, None, [],
     ),
 }  # fmt: skip
@@ -181,11 +186,11 @@ RULE = legendre()
 
 
 def panels(g, s, extra):
-    """Integral of g over |z| < 13 s on panels cut at the multiples of s, a grid of z, and the extra points."""
+    """Integral of g over |z| < 13 s on panels cut at multiples of s, a grid of z, and the extra points."""
     grid = [i * s for i in range(-REACH, REACH + 1)] + [mp.mpf(v) for v in (-8, -4, -2, -1, 1, 2, 4, 8)]
     ends = sorted({v for v in [*grid, *extra] if abs(v) <= REACH * s})
     total = mp.mpf(0)
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in itertools.pairwise(ends):
         half, middle = (high - low) / 2, (high + low) / 2
         total += half * mp.fsum(w * g(middle + half * x) for x, w in RULE)
     return total
@@ -205,10 +210,11 @@ def closed_inner(f, inner, K, L, rho, kinks):
 
 def trapezoid(f, K, L, rho, pole):
     s, m, t = mp.sqrt(K), rho * mp.sqrt(L), mp.sqrt(L * (1 - rho**2))
-    # Geometric convergence exp(-2 pi d/h) for poles at distance d, exp(-2 pi^2/h^2) for the Gaussian itself.
-    digits = 52.0
-    hx = min(0.6, 2 * 3.14159 * pole / (digits * float(max(s, abs(m)))))
-    hy = min(0.6, 2 * 3.14159 * pole / (digits * float(t)))
+    # Geometric convergence exp(d^2/2 - 2 pi d/h) for poles at distance d, exp(-2 pi^2/h^2) for the Gaussian
+    # itself.
+    digits = 60.0
+    hx = min(0.35, 2 * 3.14159 * pole / (digits * float(max(s, abs(m)))))
+    hy = min(0.35, 2 * 3.14159 * pole / (digits * float(t)))
     hx, hy = mp.mpf(hx), mp.mpf(hy)
     nx, ny = int(11 / hx) + 1, int(11 / hy) + 1
     wy = [pdf(j * hy) * hy for j in range(-ny, ny + 1)]
@@ -219,32 +225,47 @@ def trapezoid(f, K, L, rho, pole):
     return total
 
 
+def moments(f, df, K, kinks):
+    values = {
+        "mean": one(f, K, kinks),
+        "second_moment": one(lambda z: f(z) ** 2, K, kinks),
+        "derivative_moment": one(lambda z: df(z) ** 2, K, kinks),
+        "second_moment_slope": one(lambda z: z * f(z) * df(z) / K, K, kinks),
+    }
+    return {"K": mp.nstr(K, 25), **{k: mp.nstr(v, 25) for k, v in values.items()}}
+
+
+def products(f, df, mean, slope_mean, kinks, pole, ka, kb, rho):
+    K, L, r = mp.mpf(ka), mp.mpf(kb), mp.mpf(rho)
+    if mean is not None:
+        dual = closed_inner(f, mean, K, L, r, kinks)
+        slopes = closed_inner(df, slope_mean, K, L, r, kinks)
+    else:
+        dual, slopes = trapezoid(f, K, L, r, pole), trapezoid(df, K, L, r, pole)
+    return {
+        "Ka": ka, "Kb": kb, "rho": rho, "dual": mp.nstr(dual, 22), "dual_derivative": mp.nstr(slopes, 22),
+    }  # fmt: skip
+
+
 def main() -> None:
-    """Write references.json next to this file."""
-    out, start = {}, time.time()
+    """Write references.json next to this file; names on the command line remake only those."""
+    target = pathlib.Path(__file__).with_name("references.json")
+    out, start = json.loads(target.read_text()) if sys.argv[1:] else {}, time.time()
     for name, (f, df, mean, slope_mean, kinks) in CASES.items():
-        rows = {"one": [], "two": []}
-        for text in VARIANCES:
-            K = mp.mpf(text)
-            values = {
-                "mean": one(f, K, kinks),
-                "second_moment": one(lambda z: f(z) ** 2, K, kinks),
-                "derivative_moment": one(lambda z: df(z) ** 2, K, kinks),
-                "second_moment_slope": one(lambda z: z * f(z) * df(z) / K, K, kinks),
-            }
-            rows["one"].append({"K": text, **{k: mp.nstr(v, 25) for k, v in values.items()}})
-        for ka, kb in PAIRS:
-            for rho in CORRELATIONS:
-                K, L, r = mp.mpf(ka), mp.mpf(kb), mp.mpf(rho)
-                if mean is not None:
-                    dual, dd = closed_inner(f, mean, K, L, r, kinks), closed_inner(df, slope_mean, K, L, r, kinks)
-                else:
-                    dual, dd = trapezoid(f, K, L, r, POLE[name]), trapezoid(df, K, L, r, POLE[name])
-                rows["two"].append({"Ka": ka, "Kb": kb, "rho": rho, "dual": mp.nstr(dual, 22), "dual_derivative": mp.nstr(dd, 22)})
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        rows = {
+            "one": [moments(f, df, mp.mpf(K), kinks) for K in VARIANCES],
+            "two": [
+                products(f, df, mean, slope_mean, kinks, POLE.get(name, 0.0), *pair, rho)
+                for pair in PAIRS
+                for rho in CORRELATIONS
+            ],
+        }
         out[name] = rows
         print(name, round(time.time() - start, 1), flush=True)
-    target = pathlib.Path(__file__).with_name("references.json")
-    target.write_text(json.dumps(out, indent=0) + "\n")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in out.items())
+    target.write_text("{\n" + lines + "\n}\n")
 
 
 if __name__ == "__main__":
