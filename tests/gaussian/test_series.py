@@ -145,5 +145,14 @@ def test_degenerate_entries() -> None:
     cosine = mean_product(torch.cos, a, c, b).value
     exact = torch.exp(-(a + b) / 2) * torch.cosh(c.clamp(-1, 1))
     assert torch.allclose(cosine, exact, rtol=1e-10, atol=0)
+    # What overflowed or went missing comes back as nan and leaves its neighbours alone.
+    a = torch.tensor([1.0, math.inf, math.nan, 1.0], dtype=torch.float64)
+    for out in (mean_product(torch.tanh, a, 0.5 * a, a), expectation2(torch.tanh, torch.tanh, a, 0.5 * a, a)):
+        assert torch.isnan(out.value).tolist() == [False, True, True, False]
+    cov = torch.eye(3, dtype=torch.float64) + 0.5
+    cov[1, 1] = math.inf
+    gram = mean_product_gram(torch.tanh, cov).value
+    assert torch.isnan(gram[1]).all()
+    assert torch.isfinite(gram[0, [0, 2]]).all()
     with pytest.raises(ValueError, match=r"square in its last two axes, got shape \(4,\)"):
         mean_product_gram(torch.cos, one)

@@ -105,7 +105,8 @@ def hermite_series(
     Returns:
         HermiteSeries with coefficients (R, n + 1) and energy (R,), float64.
     """
-    sd = standard_deviation(K)
+    finite = torch.isfinite(K)
+    sd = standard_deviation(torch.where(finite, K, 1.0))
     dev = sd.device
     ends = _common_ends(float(sd.max()) if sd.numel() else 1.0, dev)
     gx, gw = (torch.as_tensor(v, device=dev) for v in np.polynomial.legendre.leggauss(_NODES))
@@ -126,6 +127,7 @@ def hermite_series(
     energy += (ends_of_f**2).amax(dim=0) * (math.exp(-0.5 * REACH**2) / math.sqrt(2 * math.pi))
     for left, right, sign in _kink_panels(sd, ends, sorted(k for k in kinks if k != 0)):
         _add_panels(f, sd, left, right, sign, gx, gw, coefficients, energy)
+    coefficients[~finite], energy[~finite] = torch.nan, torch.nan
     return HermiteSeries(coefficients, energy)
 
 

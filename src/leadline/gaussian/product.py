@@ -73,7 +73,7 @@ def mean_product(
         if got is not None:
             value, bound, scale = got
             return _finish(ka, rho, kb, value, bound, scale, near, rtol, shape, dtype)
-    series = _series(f, values, kinks, float(rho.abs().max()) if rho.numel() else 0.0, rtol)
+    series = _series(f, values, kinks, _top(rho), rtol)
     value, bound = torch.empty_like(rho), torch.empty_like(rho)
     tail = series.tail[:, -1].sqrt()
     n = series.coefficients.shape[1] - 1
@@ -123,7 +123,7 @@ def mean_product_gram(
     rho.diagonal(dim1=-2, dim2=-1).zero_()
     values, inverse = distinct(diagonal)
     inverse = inverse.reshape(diagonal.shape)
-    series = _series(f, values, kinks, float(rho.abs().max()) if rho.numel() else 0.0, rtol)
+    series = _series(f, values, kinks, _top(rho), rtol)
     n = series.coefficients.shape[1] - 1
     value = torch.empty_like(flat)
     tail, energy = series.tail[:, -1].sqrt()[inverse], series.energy[inverse]
@@ -162,13 +162,18 @@ def _series(
     """The shortest series whose tail bound meets rtol at the largest |rho|, or the longest one there is."""
     for order in _ORDERS:
         series = hermite_series(f, K, order, kinks)
-        relative = (series.tail / series.energy.clamp_min(1e-300)[:, None]).amax(dim=0)
+        relative = (series.tail / series.energy.clamp_min(1e-300)[:, None]).nan_to_num(0.0).amax(dim=0)
         power = top ** torch.arange(1, order + 2, dtype=torch.float64, device=K.device)
         enough = (relative * power <= rtol / 2).nonzero()
         if enough.numel():
             n = int(enough[0])
             return HermiteSeries(series.coefficients[:, : n + 1].contiguous(), series.energy)
     return series
+
+
+def _top(rho: Tensor) -> float:
+    """Largest |rho|, of those that are numbers."""
+    return float(rho.abs().nan_to_num(0.0).max()) if rho.numel() else 0.0
 
 
 def _horner(c: Tensor, x: Tensor) -> Tensor:

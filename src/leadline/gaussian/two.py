@@ -99,6 +99,9 @@ def expectation2(
     shape = a.shape
     rho = correlation(a, c, b).reshape(-1)
     sa, sb = standard_deviation(a.reshape(-1), "Kaa"), standard_deviation(b.reshape(-1), "Kbb")
+    # Infinite or missing variances are worked on as 1 and come back as nan.
+    finite = torch.isfinite(sa) & torch.isfinite(sb) & torch.isfinite(rho)
+    sa, sb, rho = torch.where(finite, sa, 1.0), torch.where(finite, sb, 1.0), torch.where(finite, rho, 0.0)
     size_f = expectation(lambda z: f(z) ** 2, sa**2, kinks=kinks_f, rtol=1e-3).value
     size_g = expectation(lambda z: g(z) ** 2, sb**2, kinks=kinks_g, rtol=1e-3).value
     scale = (size_f * size_g).sqrt()
@@ -107,6 +110,7 @@ def expectation2(
         part = slice(i, i + _ROWS)
         out = _nested(f, g, sa[part], sb[part], rho[part], kinks_f, kinks_g, rtol, scale[part])
         value[part], error[part] = out.value, out.error
+    value, error = torch.where(finite, value, torch.nan), torch.where(finite, error, torch.inf)
     return Expectation(value.reshape(shape).to(dtype), error.reshape(shape).to(dtype))
 
 
