@@ -165,7 +165,7 @@ class Activation:
         Raises:
             ValueError: the entries are not those of a covariance.
         """
-        return self.estimate_dual(Kaa, Kab, Kbb, rtol).value
+        return self._pair_values(Kaa, Kab, Kbb, rtol, derivative=False)
 
     def dual_derivative(
         self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float = 1e-10
@@ -177,7 +177,7 @@ class Activation:
         Raises:
             ValueError: the entries are not those of a covariance, or sigma jumps.
         """
-        return self.estimate_dual(Kaa, Kab, Kbb, rtol, derivative=True).value
+        return self._pair_values(Kaa, Kab, Kbb, rtol, derivative=True)
 
     def gram(self, K: Tensor, rtol: float = 1e-10) -> Tensor:
         """<sigma(z_a) sigma(z_b)> for every pair of a covariance matrix.
@@ -214,16 +214,32 @@ class Activation:
     ) -> Expectation:
         """``dual`` or ``dual_derivative`` together with its error estimate; arguments as there."""
         a, c, b = moments.common_dtype(Kaa, Kab, Kbb)
+        out = self._pairs(a, c, b, rtol, derivative)
+        if isinstance(out, Expectation):
+            return out
+        moment = self.derivative_moment if derivative else self.second_moment
+        scale = (moment(a.to(torch.float64)) * moment(b.to(torch.float64))).sqrt()
+        return Expectation(out, _ROUNDING * scale.expand_as(out)).to(c.dtype)
+
+    def _pairs(self, a: Tensor, c: Tensor, b: Tensor, rtol: float, derivative: bool) -> Expectation | Tensor:
+        """Closed form in float64 where there is one, else the series with its error."""
         if derivative:
             moments.refuse_jumps(self.name, self.jumps, "<sigma'_a sigma'_b>")
         closed = (self._dual_derivative if derivative else self._dual)(Pair.of(a, c, b))
         if closed is not None:
-            value = closed.to(c.dtype)
-            return Expectation(value, _ROUNDING * value.abs())
+            return closed
         f = self.derivative if derivative else self.fn
         return mean_product(
             f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
         )
+
+    def _pair_values(
+        self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float, derivative: bool
+    ) -> Tensor:
+        a, c, b = moments.common_dtype(Kaa, Kab, Kbb)
+        with torch.no_grad():
+            out = self._pairs(a, c, b, rtol, derivative)
+        return (out.value if isinstance(out, Expectation) else out).to(c.dtype)
 
     @torch.no_grad()
     def estimate_gram(self, K: Tensor, rtol: float = 1e-10, *, derivative: bool = False) -> Expectation:
@@ -248,10 +264,12 @@ class Activation:
                 f, K, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
             )
         closed = hook(Pair.of(diagonal[..., :, None], K, diagonal[..., None, :]))
-        value = torch.as_tensor(closed).to(K.dtype)
-        exact = self.derivative_moment(diagonal) if derivative else self.second_moment(diagonal)
+        value = torch.as_tensor(closed)
+        moment = self.derivative_moment if derivative else self.second_moment
+        exact = moment(diagonal.to(torch.float64))
         value.diagonal(dim1=-2, dim2=-1).copy_(exact)
-        return Expectation(value, _ROUNDING * value.abs())
+        scale = exact.sqrt()
+        return Expectation(value, _ROUNDING * scale[..., :, None] * scale[..., None, :]).to(K.dtype)
 
     @torch.no_grad()
     def flat_fraction(self, K: Tensor | float, tol: float = 0.01) -> Tensor:

@@ -68,7 +68,7 @@ def evaluate(hook: Callable[[Tensor], Expectation | Tensor], K: Tensor | float) 
     out = hook(k64)
     if not isinstance(out, Expectation):
         out = Expectation(out, _ROUNDING * out.abs())
-    return Expectation(out.value.to(given.dtype), out.error.to(given.dtype))
+    return out.to(given.dtype)
 
 
 def refuse_jumps(name: str, jumps: Sequence[float], what: str) -> None:

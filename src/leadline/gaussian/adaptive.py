@@ -44,6 +44,12 @@ class Expectation:
     value: Tensor
     error: Tensor
 
+    def to(self, dtype: torch.dtype) -> Expectation:
+        """The same in another dtype, with the rounding of the value to it added to the error."""
+        value = self.value.to(dtype)
+        rounding = torch.finfo(dtype).eps / 2 if dtype != self.value.dtype else 0.0
+        return Expectation(value, self.error.to(dtype) + rounding * value.abs())
+
 
 def kronrod(device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes, Kronrod weights and embedded Gauss weights (zero where unused) of the 15-point rule on [-1, 1].

@@ -112,9 +112,7 @@ def weighted_expectation(
         value[i : i + _ROWS], error[i : i + _ROWS] = out.value, out.error
     value = torch.where(finite, value, torch.nan)
     error = torch.where(finite, error, torch.inf)
-    return Expectation(
-        value[inverse].reshape(K.shape).to(K.dtype), error[inverse].reshape(K.shape).to(K.dtype)
-    )
+    return Expectation(value[inverse].reshape(K.shape), error[inverse].reshape(K.shape)).to(K.dtype)
 
 
 def _with_tails(

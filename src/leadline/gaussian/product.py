@@ -151,9 +151,8 @@ def mean_product_gram(
         value[where], value[mirrored] = out.value, out.value
         bound[where], bound[mirrored] = out.error, out.error
     value.diagonal(dim1=-2, dim2=-1).copy_(energy)
-    return Expectation(
-        value.reshape(K.shape).to(K.dtype), (bound + _ROUNDING * scale).reshape(K.shape).to(K.dtype)
-    )
+    error = bound + _ROUNDING * scale
+    return Expectation(value.reshape(K.shape), error.reshape(K.shape)).to(K.dtype)
 
 
 def _series(
@@ -216,4 +215,4 @@ def _finish(
         out = near(ka[bad], rho[bad], kb[bad], rtol)
         value[bad], bound[bad] = out.value, out.error
     error = bound + _ROUNDING * scale
-    return Expectation(value.reshape(shape).to(dtype), error.reshape(shape).to(dtype))
+    return Expectation(value.reshape(shape), error.reshape(shape)).to(dtype)

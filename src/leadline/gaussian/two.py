@@ -111,7 +111,7 @@ def expectation2(
         out = _nested(f, g, sa[part], sb[part], rho[part], kinks_f, kinks_g, rtol, scale[part])
         value[part], error[part] = out.value, out.error
     value, error = torch.where(finite, value, torch.nan), torch.where(finite, error, torch.inf)
-    return Expectation(value.reshape(shape).to(dtype), error.reshape(shape).to(dtype))
+    return Expectation(value.reshape(shape), error.reshape(shape)).to(dtype)
 
 
 def _nested(
