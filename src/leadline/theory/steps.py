@@ -1,4 +1,4 @@
-"""Which steps have a row, and from where each row's susceptibility is counted: what both sides of a comparison share."""
+"""Which steps have a row, and from where its susceptibilities are counted: both sides share this."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["chains", "rowed_steps"]
 _FEW = 16  # channels in a group below which a convolution is not Gaussian
 _WIDE = 32  # channels in a group from which its statistic is certain
 _STILL_GAUSSIAN = (
-    "neg", "mean", "scaled_dot_product_attention", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
-    "upsample_bicubic2d",
+    "neg", "mean", "scaled_dot_product_attention", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
 )  # fmt: skip
 
 
@@ -34,16 +34,18 @@ def rowed_steps(program: Program) -> list[Step]:
 def chains(program: Program) -> dict[str, str | None]:
     r"""For each step, the step from whose value its susceptibilities are counted.
 
-    :math:`\chi` of a step is the growth of a small change of the value at the *start* of its chain. A chain starts at
-    a layer with weights, and wherever the growth is no property of one input alone: at a sum, a gate, a pool, an
-    attention, a nonlinearity of something that is not Gaussian. It is decided from the operators and laws alone.
+    :math:`\chi` of a step is the growth of a small change of the value at the *start* of its chain. A chain
+    starts at a layer with weights, and wherever the growth is no property of one input alone: at a sum, a
+    gate, a pool, an attention, a nonlinearity of something that is not Gaussian. It is decided from the
+    operators and laws alone.
 
     Args:
         program: from :func:`leadline.trace`.
 
     Returns:
-        Step name -> name of the start of its chain; None where the step starts a new chain and has no value itself.
-        A weighted step has a value of the chain that ends in it; what follows counts from the step itself.
+        Step name -> name of the start of its chain; None where the step starts a chain and has no value
+        itself. A weighted step has a value of the chain that ends in it; what follows counts from the step
+        itself.
     """
     found: dict[str, str | None] = {}
     origin: dict[str, str] = {}
@@ -51,9 +53,11 @@ def chains(program: Program) -> dict[str, str | None]:
     for step in program.steps:
         random = [n for n in step.inputs if n in found and n not in program.weight_side]
         gaussian[step.name] = _gaussian(step, gaussian, program)
-        known = _getitem_start(step, found, origin) if step.op == "getitem" else None
-        if known is None and step.op != "getitem" and len(random) == 1 and _continues(step, random[0], gaussian, program):
-            known = origin[random[0]]
+        if step.op == "getitem":
+            known = _getitem_start(step, found, origin)
+        else:
+            goes_on = len(random) == 1 and _continues(step, random[0], gaussian, program)
+            known = origin[random[0]] if goes_on else None
         found[step.name] = known
         origin[step.name] = step.name if known is None or step.weighted else known
     return found
@@ -74,7 +78,9 @@ def _continues(step: Step, name: str, gaussian: Mapping[str, bool], program: Pro
     """Whether the growth across a step is a property of its one random input."""
     if step.op in ("linear", "conv", "conv_transpose"):
         weight = step.arguments["weight"]
-        return isinstance(weight, Ref) and (weight.name in program.weight_side or weight.name in program.constants)
+        return isinstance(weight, Ref) and (
+            weight.name in program.weight_side or weight.name in program.constants
+        )
     if step.op == "pointwise":
         return gaussian[name]
     if step.op in ("mul", "div"):
@@ -111,7 +117,9 @@ def _gaussian(step: Step, known: Mapping[str, bool], program: Program) -> bool:
         along = step.op == "cat" and any(a.kind == "channel" for a in step.layout[dim])
         return not along and all(inputs)
     if step.op in ("add", "sub", "rsub"):
-        numbers = [v for k, v in step.arguments.items() if k in ("self", "other") and isinstance(v, (int, float))]
+        numbers = [
+            v for k, v in step.arguments.items() if k in ("self", "other") and isinstance(v, (int, float))
+        ]
         return not numbers and all(inputs)
     if step.op in ("mul", "div"):
         random = [_operand_gaussian(n, known, program) for n in step.inputs if n in known]
@@ -137,7 +145,11 @@ def _operand_gaussian(name: str, known: Mapping[str, bool], program: Program) ->
 def _conv_gaussian(step: Step, program: Program) -> bool:
     bias = _law(step.arguments.get("bias"), program)
     weight = step.arguments["weight"]
-    shape = program.exported.state[program.exported.parameters[weight.name]].shape if _law(weight, program) else (0, _FEW)
+    shape = (
+        program.exported.state[program.exported.parameters[weight.name]].shape
+        if _law(weight, program)
+        else (0, _FEW)
+    )
     return shape[1] >= _FEW or (bias is not None and bias.second_moment > 0)
 
 
@@ -145,5 +157,7 @@ def _plain_affine(step: Step, program: Program) -> bool:
     """Whether a norm's gain is one number and its bias adds no constant."""
     gain, bias = step.arguments.get("weight"), step.arguments.get("bias")
     law = _law(bias, program)
-    no_offset = bias is None or (law is not None and (law.second_moment == 0 or (law.std > 0 and law.mean == 0)))
+    no_offset = bias is None or (
+        law is not None and (law.second_moment == 0 or (law.std > 0 and law.mean == 0))
+    )
     return no_offset and (gain is None or _number(gain, program))
