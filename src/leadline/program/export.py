@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 
 from leadline.program.errors import UserError
 
 __all__ = ["Exported", "ExportFailure", "export"]
 
+# a gated linear unit is a product of two channels; everything else stays whole
+_DECOMPOSED = [torch.ops.aten.glu.default]
 _ERASED = {torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten._assert_scalar.default}
 
 
@@ -108,7 +111,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     try:
         with _quiet():
             program = torch.export.export(twin, args, dict(kwargs), strict=False)
-            program = program.run_decompositions({})
+            program = program.run_decompositions(get_decompositions(_DECOMPOSED))
     except Exception as error:  # torch.export raises whatever the traced code raises
         raise ExportFailure(_one_line(error)) from error
     module = program.graph_module

@@ -81,9 +81,16 @@ def _pool(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> D
     return _resample(dims(a.get("self", a.get("input"))), _shape(node), int(name[-2]))
 
 
-@_layout_rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d")
+@_layout_rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def _adaptive(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     return _resample(dims(a["self"]), _shape(node), int(short_name(node)[-2]))
+
+
+@_layout_rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d_with_indices")
+def _with_indices(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims]:
+    shape = tuple(int(s) for s in node.meta["val"][0].shape)
+    one = _resample(dims(a["self"]), shape, int(short_name(node).removesuffix("_with_indices")[-2]))
+    return [one, one]
 
 
 @_layout_rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")

@@ -91,10 +91,10 @@ def assemble(model: nn.Module, exported: Exported, args: tuple[Any, ...], kwargs
     evaluate = _Evaluate(exported.module, fixed)
     with torch.no_grad():
         evaluate.run(*exported.lifted(pytree.tree_leaves((args, dict(kwargs)))))
-    view = GraphView(nodes, _ancestors([exported.output]), fixed, exported.output)
+    slopes = _slopes(nodes, exported)
+    view = GraphView(nodes, _ancestors([exported.output]), fixed, exported.output, frozenset(slopes))
     groups = fuse(view)
-    scalars = {**evaluate.values,
-               **{p: exported.state[name] for p, name in exported.parameters.items() if exported.state[name].numel() == 1}}
+    scalars = {**evaluate.values, **{n.name: value for n, value in slopes.items()}}
     layouts = find_layouts(graph)
     wanted = _data_side(exported.output, groups, fixed)
     steps = tuple(_step(n, groups.get(n), layouts, scalars) for n in nodes if n in wanted)
@@ -113,6 +113,18 @@ def _random_nodes(nodes: tuple[fx.Node, ...], exported: Exported) -> set[fx.Node
         if node.name in exported.parameters or drawn or any(a in random for a in node.all_input_nodes):
             random.add(node)
     return random
+
+
+def _slopes(nodes: tuple[fx.Node, ...], exported: Exported) -> dict[fx.Node, Tensor]:
+    """Slopes of PReLUs that are one number for all channels, as they are until training moves them apart."""
+    found = {}
+    for node in nodes:
+        if node.op == "call_function" and short_name(node) in ("prelu", "_prelu_kernel"):
+            weight = node.args[1]
+            value = exported.state.get(exported.parameters.get(weight.name, ""))  # type: ignore[union-attr]
+            if value is not None and value.numel() and bool((value == value.reshape(-1)[0]).all()):
+                found[weight] = value
+    return found  # type: ignore[return-value]
 
 
 def _depends(nodes: tuple[fx.Node, ...], names: tuple[str, ...]) -> set[fx.Node]:

@@ -8,10 +8,10 @@ from torch import Tensor
 from leadline.program import Law, Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import gaussian, source
+from leadline.rules.expr import Expr, gaussian, lin, source
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
-__all__ = ["Dense", "bias_moment", "fresh_noise"]
+__all__ = ["Dense", "bias_moment", "biased", "fresh_noise"]
 
 
 @rule("linear", cites=["roberts2022principles"])
@@ -27,9 +27,8 @@ class Dense(Rule):
         K = law.C_W * M
         tied = tied_moment(step, state, law, ctx) if index is None else None
         K = K if tied is None else K + tied
-        K = K + bias_moment(ctx.weight(step, "bias"), K)
         noise = fresh_noise(state, ctx, law.C_W) if index is None else None
-        return State(source(K), step.points, step.width, noise)
+        return State(biased(K, ctx.weight(step, "bias"), ctx), step.points, step.width, noise)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Squared derivative, summed over channels, times C_W."""
@@ -101,6 +100,15 @@ def flattening(step: Step, state: State) -> Tensor | None:
     for a in step.points:
         rows *= a.size
     return index.permute(order).reshape(rows, -1)
+
+
+def biased(K: Tensor, bias: tuple[Tensor, Law] | None, ctx: Context, *, gaussian: bool = True) -> Expr:
+    """A fresh source with the bias: its variance joins the kernel, its mean over units is an offset."""
+    if bias is None:
+        return source(K, gaussian=gaussian)
+    mean, second = bias[1].mean, bias[1].second_moment
+    fresh_source = source(K + (second - mean**2), gaussian=gaussian)
+    return fresh_source if mean == 0.0 else lin([(1.0, fresh_source)], ctx.full(K.shape[0], mean))
 
 
 def bias_moment(bias: tuple[Tensor, Law] | None, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leadline.program import Program, Step
-from leadline.rules import RULES, Context, Cotangent, Moments, NoRule, Rule, State, rule_for
+from leadline.rules import RULES, Context, Cotangent, Fixed, Moments, NoRule, Rule, State, rule_for
 from leadline.rules.fallback import Drawn
 from leadline.rules.state import collapse, fresh, merge
 from leadline.theory.quantities import describe
@@ -130,6 +130,9 @@ def _forward(step: Step, ctx: Context, drawn: dict[str, str]) -> None:
             ctx.chain[step.name] = ctx.chain[source]
         return
     rule = RULES.get(step.op)
+    if _certain(step, ctx):
+        ctx.values[step.name] = Fixed(Drawn().run(step, ctx, 0)[0], step.layout)
+        return
     try:
         if rule is None:
             raise NoRule("no rule for this operator")
@@ -144,6 +147,15 @@ def _forward(step: Step, ctx: Context, drawn: dict[str, str]) -> None:
     else:
         ctx.values[step.name] = value
     _track(step, ctx, None if step.name in drawn else rule)
+
+
+def _certain(step: Step, ctx: Context) -> bool:
+    """Whether all that a step reads is fixed (a statistic of a wide layer, and constants): it is then just computed."""
+    if step.weighted or step.node.op != "call_function" or step.op in ("pointwise", "dropout") or len(step.shapes) > 1:
+        return False
+    if any(n in ctx.program.weight_side for n in step.inputs):
+        return False
+    return all(isinstance(ctx.values.get(n), Fixed) or n in ctx.program.constants for n in step.inputs) and len(step.members) == 1
 
 
 def _track(step: Step, ctx: Context, rule: Rule | None) -> None:

@@ -29,13 +29,15 @@ class GraphView:
     """The part of a graph that the output needs, with what is known of each node.
 
     ``wanted``: nodes whose value the output depends on. ``fixed``: nodes that depend on no parameter.
-    ``taken``: nodes that a group has already.
+    ``scalars``: parameters that hold one number for all channels (the slope of a PReLU). ``taken``: nodes that a group
+    has already.
     """
 
     nodes: tuple[fx.Node, ...]
     wanted: frozenset[fx.Node]
     fixed: frozenset[fx.Node]
     output: fx.Node
+    scalars: frozenset[fx.Node] = frozenset()
     taken: set[fx.Node] = field(default_factory=set)
 
     def users(self, node: fx.Node) -> list[fx.Node]:

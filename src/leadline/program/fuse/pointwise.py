@@ -30,7 +30,7 @@ def _operand_roots(view: GraphView, node: fx.Node) -> set[fx.Node] | None:
         value = operand.meta.get("val")
         if operand in view.fixed and isinstance(value, Tensor) and value.numel() == 1:
             continue
-        if operand.op == "placeholder" and is_op(node, "prelu", "_prelu_kernel") and value.numel() == 1:
+        if operand in view.scalars:
             continue
         if operand in view.fixed or operand.op == "placeholder":
             return None
@@ -85,24 +85,29 @@ def _nonlinear(node: fx.Node) -> bool:
 
 def compile_chain(root: fx.Node, members: Iterable[fx.Node], exit: fx.Node, constants: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     """A chain of nodes as a function of its root; ``constants`` has the scalars that it uses, by node name."""
-    graph, inside = fx.Graph(), set(members)
-    made: dict[fx.Node, fx.Node] = {root: graph.placeholder("z")}
+    inside = set(members)
+    order = [n for n in exit.graph.nodes if n in inside]
+    scalars = {n.name: constants[n.name] for m in order for n in m.all_input_nodes if n not in inside and n is not root}
 
-    def build(node: fx.Node) -> Any:
-        if node in made:
-            return made[node]
-        if node not in inside:
-            return constants[node.name]
-        if is_op(node, "_to_copy"):
+    def chain(z: Tensor) -> Tensor:
+        values: dict[str, Any] = {root.name: z}
+        for name, value in scalars.items():
+            values[name] = _scalar(value, z)
+        for node in order:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
             # a cast inside the chain must not take the float64 of the expectation away
-            made[node] = build(node.args[0])  # type: ignore[arg-type]
-            return made[node]
-        args = fx.map_arg(node.args, build)
-        made[node] = graph.call_function(node.target, args, fx.map_arg(node.kwargs, build))  # type: ignore[arg-type]
-        return made[node]
+            values[node.name] = args[0] if is_op(node, "_to_copy") else node.target(*args, **kwargs)  # type: ignore[operator]
+        return values[exit.name]
 
-    graph.output(build(exit))
-    return fx.GraphModule(torch.nn.Module(), graph)
+    return chain
+
+
+def _scalar(value: Any, like: Tensor) -> Any:
+    """A constant of the chain as one number of the argument's type."""
+    if not isinstance(value, Tensor):
+        return value
+    one = value.detach().reshape(-1)[:1] if value.dim() else value.detach()
+    return one.to(like) if value.is_floating_point() else one.to(like.device)
 
 
 @pattern(order=10)
