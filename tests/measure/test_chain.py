@@ -24,7 +24,12 @@ def gaussian(model: nn.Module, C_W: float = 1.5, C_b: float = 0.1) -> nn.Module:
 def test_a_chain_is_read_with_its_widths_activations_laws_and_names():
     model = gaussian(
         nn.Sequential(
-            nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 48, bias=False), nn.GELU(), nn.Linear(48, 40), nn.Sigmoid()
+            nn.Linear(8, 64),
+            nn.Tanh(),
+            nn.Linear(64, 48, bias=False),
+            nn.GELU(),
+            nn.Linear(48, 40),
+            nn.Sigmoid(),
         )
     )
     x = torch.randn(3, 8)
@@ -34,9 +39,14 @@ def test_a_chain_is_read_with_its_widths_activations_laws_and_names():
     assert chain.widths == (8, 64, 48, 40)
     assert [a.name for a in chain.activations] == ["tanh", "gelu", "sigmoid"]
     weights = [model[i].weight for i in (0, 2, 4)]
-    assert chain.C_W == pytest.approx([float(w.detach().square().mean()) * w.shape[1] for w in weights], rel=1e-6)
-    biases = [float(model[0].bias.detach().square().mean()), 0.0, float(model[4].bias.detach().square().mean())]
-    assert chain.C_b == pytest.approx(biases, rel=1e-6)
+    strengths = [float(w.detach().square().mean()) * w.shape[1] for w in weights]
+    assert list(chain.C_W) == pytest.approx(strengths, rel=1e-6)
+    biases = [
+        float(model[0].bias.detach().square().mean()),
+        0.0,
+        float(model[4].bias.detach().square().mean()),
+    ]
+    assert list(chain.C_b) == pytest.approx(biases, rel=1e-6)
     assert chain.gaussian
     assert torch.equal(chain_inputs(program), x.double())
     # every row of the prediction has its counterpart
@@ -74,9 +84,11 @@ def test_what_happens_to_the_batch_before_the_first_layer_is_part_of_the_inputs(
 
 
 def test_uniform_weights_are_taken_but_marked():
-    chain, _ = chain_from(trace(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)), torch.randn(2, 64)))
+    chain, _ = chain_from(
+        trace(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)), torch.randn(2, 64))
+    )
     assert not chain.gaussian
-    assert chain.C_W == pytest.approx([1 / 3] * 2, rel=0.1)
+    assert list(chain.C_W) == pytest.approx([1 / 3] * 2, rel=0.1)
 
 
 def test_dropout_is_part_of_no_chain_in_training_mode_only():
@@ -107,7 +119,9 @@ class Parallel(Twice):
 
 
 def orthogonal() -> nn.Module:
-    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(32, 32, bias=False)), nn.Tanh(), nn.Linear(32, 8))
+    return nn.Sequential(
+        nn.utils.parametrizations.orthogonal(nn.Linear(32, 32, bias=False)), nn.Tanh(), nn.Linear(32, 8)
+    )
 
 
 def constant_bias() -> nn.Module:
@@ -125,7 +139,11 @@ def zero_weights() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "shape", "reason"),
     [
-        (lambda: nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 8)), (2, 32), "layer_norm in 1"),
+        (
+            lambda: nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 8)),
+            (2, 32),
+            "layer_norm in 1",
+        ),
         (lambda: nn.Sequential(nn.Linear(32, 32), nn.Tanh()), (2, 5, 32), "has sites"),
         (lambda: nn.Sequential(nn.Linear(32, 32), nn.Softmax(-1)), (2, 32), "softmax in 1 is neither"),
         (lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU()), (2, 3, 9), "sites"),

@@ -203,7 +203,10 @@ def test_any_callable_is_an_activation():
         (lambda: Chain.of([4, 5, 2], "tanh", C_W=[1.0]), "got 1 values of C_W for 2 layers"),
         (lambda: Chain.of([4, 5, 2], "tanh", C_b=-1.0), "finite and not negative"),
         (lambda: Chain.of([4, 5, 2], "tanh", C_W=math.nan), "finite and not negative"),
-        (lambda: Chain((4, 5, 2), (activation("tanh"),), (1.0,) * 2, (0.0,) * 2, (("a", "b"),)), "names for 1"),
+        (
+            lambda: Chain((4, 5, 2), (activation("tanh"),), (1.0,) * 2, (0.0,) * 2, (("a", "b"),)),
+            "names for 1",
+        ),
     ],
 )
 def test_a_chain_that_does_not_fit_together_is_refused(build, message):

@@ -1,0 +1,312 @@
+"""The predicted seed-to-seed spread of every row against ensembles, reference values and real modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from leadline.measure.ensemble import EnsembleMoments, chain_from, chain_inputs, ensemble
+from leadline.measure.entry_moments import EntrySums
+from leadline.program import Program, trace
+from leadline.rules.elementwise import Elementwise
+from leadline.rules.state import Noise
+from leadline.theory import Prediction, predict
+
+NETWORKS = 20_000
+TOLERANCE = 0.10
+
+
+class Pointwise(nn.Module):
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, z):
+        return self.fn(z)
+
+
+ACTIVATIONS = {
+    "relu": torch.relu, "tanh": torch.tanh, "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu, "erf": torch.erf, "sin": torch.sin,
+}  # fmt: skip
+# Critical (C_b, C_W), and growth nu of the spread with depth over width there.
+CRITICAL = {
+    "relu": (0.0, 2.0, 5.0),
+    "tanh": (0.0, 1.0, 2 / 3),
+    "gelu": (0.17292239, 1.98305826, 4.904226),
+    "silu": (0.55514317, 1.98800468, 4.923187),
+    "erf": (0.0, math.pi / 4, 2 / 3),
+    "sin": (0.0, 1.0, 2 / 3),
+}
+
+
+def law(activation: str, phase: str) -> tuple[float, float]:
+    C_b, C_W, _ = CRITICAL[activation]
+    return {"critical": (C_b, C_W), "ordered": (0.1, 0.8 * C_W), "chaotic": (0.05, 1.3 * C_W)}[phase]
+
+
+def mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n in pairwise(widths):
+        layers += [nn.Linear(n_in, n, dtype=torch.float64), Pointwise(ACTIVATIONS[activation])]
+    return nn.Sequential(*layers[:-1])
+
+
+def program(widths: Sequence[int], activation: str, C_b, C_W, x: torch.Tensor) -> Program:
+    depth = len(widths) - 1
+    C_b, C_W = ([v] * depth if isinstance(v, float) else v for v in (C_b, C_W))
+    stated = {str(2 * i): {"C_b": C_b[i], "C_W": C_W[i]} for i in range(depth)}
+    return trace(mlp(widths, activation), x, law=stated)
+
+
+def two_inputs(n_0: int = 8) -> torch.Tensor:
+    return torch.randn(2, n_0, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def shaped(activation: str, scale: float, shape: Sequence[float]) -> list[int]:
+    """Widths in the proportions of ``shape`` at which nu times the sum of 1/n is just below ``scale``."""
+    factor = CRITICAL[activation][2] * sum(1 / s for s in shape) / scale
+    return [8, *(math.ceil(factor * s) for s in shape), 2]
+
+
+EQUAL = (1.0,) * 5
+UNEQUAL = (1.6, 0.7, 1.3, 0.8, 0.9)
+SHORT = (1.6, 0.7, 1.1)
+
+
+@dataclass
+class Compared:
+    """Rows of one network: predicted over measured, and the error of that."""
+
+    steps: list[str]
+    ratio: list[float]
+    error: list[float]
+
+    @property
+    def worst(self) -> float:
+        return max(abs(r - 1) for r in self.ratio)
+
+
+def compare(prediction: Prediction, found: EnsembleMoments) -> Compared:
+    out = Compared([], [], [])
+    for row in prediction.rows[1:]:  # the first layer's scale does not vary
+        measured = found.step(row.step).mean_spread
+        out.steps.append(row.step)
+        out.ratio.append(row.values["spread"].value / measured.value)
+        out.error.append(measured.error / measured.value)
+    return out
+
+
+def without_last_sampling(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
+    """Leave out, in the last activation only, what its own finite number of channels adds."""
+    right, calls = Elementwise._noise, []
+
+    def wrong(self, state, act, ctx):
+        noise = right(self, state, act, ctx)
+        calls.append(1)
+        return Noise(dict(list(noise.parts.items())[:-1]), sampled=True) if len(calls) == hidden else noise
+
+    monkeypatch.setattr(Elementwise, "_noise", wrong)
+
+
+@pytest.mark.parametrize("phase", ["critical", "ordered", "chaotic"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_spread_and_kernel_of_every_row(activation, phase, monkeypatch):
+    C_b, C_W = law(activation, phase)
+    widths = shaped(activation, min(0.1, 0.05 * CRITICAL[activation][2]), SHORT)
+    net = program(widths, activation, C_b, C_W, two_inputs())
+    found = ensemble(chain_from(net)[0], chain_inputs(net), NETWORKS, seed=0)
+    prediction = predict(net)
+    compared = compare(prediction, found)
+    assert len(compared.ratio) == 2 * len(SHORT)
+    assert compared.worst < TOLERANCE, compared
+    assert max(compared.error) < 0.02  # the ensemble resolves what is asked of it
+    assert kernel_excess(prediction, found) <= 1
+    # negative controls, which the same two comparisons reject
+    assert kernel_excess(predict(program(widths, activation, C_b, 1.05 * C_W, two_inputs())), found) > 1
+    without_last_sampling(monkeypatch, len(SHORT))
+    assert compare(predict(net), found).worst > TOLERANCE
+
+
+def kernel_excess(prediction: Prediction, found: EnsembleMoments) -> float:
+    """Largest error of a row's kernel, in units of 3 % or of 4 standard errors where these are more."""
+    worst = 0.0
+    for row in prediction.rows:
+        entries = found.step(row.step)
+        K, errors = entries.mean.diagonal(), entries.mean_error.diagonal()
+        allowed = max(0.03 * float(K.mean()), 4 * float(errors.mean()))
+        worst = max(worst, abs(row.values["kernel"].value - float(K.mean())) / allowed)
+    return worst
+
+
+# Where chi_parallel changes fast with K the next order in 1/n exceeds 10 % at nu L/n = 0.2. That
+# what these miss is the next order, test_what_the_first_order_misses_falls_as_one_over_width shows.
+CURVED = [("silu", "ordered"), ("gelu", "ordered"), ("silu", "chaotic")]
+PHASES = [(a, p) for a in ACTIVATIONS for p in ("critical", "ordered", "chaotic")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize(("activation", "phase"), [case for case in PHASES if case not in CURVED])
+def test_spread_at_the_edge_of_the_first_order(activation, phase, shape):
+    widths = shaped(activation, 0.2, shape)
+    net = program(widths, activation, *law(activation, phase), two_inputs())
+    found = ensemble(chain_from(net)[0], chain_inputs(net), NETWORKS, seed=0)
+    compared = compare(predict(net), found)
+    assert compared.worst < TOLERANCE, compared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activation", "phase"), [*CURVED, ("relu", "critical")])
+def test_what_the_first_order_misses_falls_as_one_over_width(activation, phase):
+    missed, errors = [], []
+    for scale in (0.2, 0.05):
+        widths = shaped(activation, scale, EQUAL)
+        net = program(widths, activation, *law(activation, phase), two_inputs())
+        found = ensemble(chain_from(net)[0], chain_inputs(net), NETWORKS, seed=0)
+        compared = compare(predict(net), found)
+        missed.append(1 / compared.ratio[-1] - 1)
+        errors.append(compared.error[-1] / compared.ratio[-1])
+    assert missed[0] > 3 * errors[0]
+    # four times the width leaves a quarter, give or take the third order
+    assert abs(missed[1] - missed[0] / 4) < 3 * errors[1] + missed[0] ** 2
+
+
+@pytest.mark.parametrize(("activation", "C_W", "nu"), [("relu", 2.0, 5.0), ("relu", 1.4, 5.0)])
+def test_bias_free_relu_is_predicted_to_the_first_order_of_the_exact_product(activation, C_W, nu):
+    widths = [8, 30, 77, 12, 40, 3]
+    prediction = predict(program(widths, activation, 0.0, C_W, two_inputs()))
+    inverse = [1 / n for n in widths[1:-1]]
+    expected = [0.0, *(nu * sum(inverse[: i // 2 + 1]) for i in range(8))]
+    assert [r.values["spread"].value for r in prediction.rows] == pytest.approx(expected, rel=1e-9)
+
+
+def test_linear_layers_without_activation_are_predicted_to_the_first_order_of_the_exact_product():
+    widths = [8, 30, 77, 12, 3]
+    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(widths)))
+    prediction = predict(trace(model, two_inputs().float(), law={str(i): {"C_W": 1.3} for i in range(4)}))
+    expected = [2 * sum(1 / n for n in widths[1 : i + 1]) for i in range(4)]
+    assert [r.values["spread"].value for r in prediction.rows] == pytest.approx(expected, rel=1e-6)
+
+
+LAYERS = ((0.1, 0.2, 0.05, 0.1), (1.2, 1.4, 1.1, 1.3))
+REFERENCE = [
+    ("tanh", [4, 12, 18, 12, 2], 0.42013500, 0.11371388, -0.043996439),
+    ("gelu", [4, 16, 24, 16, 2], 0.27487603, 0.47814167, 0.16708364),
+]
+
+
+def one_input() -> torch.Tensor:
+    x = torch.tensor([[0.7, -0.4, 1.1, 0.9]], dtype=torch.float64)
+    return x * (0.6675 * 4 / x.square().sum()).sqrt()
+
+
+def vertices(net: Program) -> list[torch.Tensor]:
+    """n_{l-1} times the predicted variance of the scale, by input, of each dense layer."""
+    prediction, out, fan_in = predict(net), [], None
+    for step in net.steps:
+        if step.op == "linear":
+            variance = prediction.context.values[step.name].noise.variance()
+            out.append(None if variance is None else variance * fan_in)
+            fan_in = step.width
+    return out
+
+
+@pytest.mark.parametrize(("activation", "widths", "K", "V", "G1"), REFERENCE)
+def test_one_input_reference_values(activation, widths, K, V, G1):
+    net = program(widths, activation, *LAYERS, one_input())
+    last = predict(net).rows[-1]
+    assert last.values["kernel"].value == pytest.approx(K, abs=1e-8)
+    assert last.values["spread"].value * widths[-2] * K**2 == pytest.approx(V, rel=1e-7)
+    # negative control: widths in another order have another vertex
+    swapped = program([widths[0], widths[2], widths[1], *widths[3:]], activation, *LAYERS, one_input())
+    assert float(vertices(swapped)[-1]) != pytest.approx(V, rel=1e-2)
+
+
+GRAM = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)
+TANH_V = [
+    [0.2014472, 0.1548345, 0.0778899],
+    [0.1548345, 0.3423917, 0.1552841],
+    [0.0778899, 0.1552841, 0.1986484],
+]
+RELU_V = [[80.0, 60.91955, 54.06540], [60.91955, 67.34536, 91.37933], [54.06540, 91.37933, 180.0]]
+TWO_INPUTS = [
+    ("tanh", 0.1, 1.5, GRAM, (0.54365096, 0.39276721, 0.53526565), TANH_V),
+    ("relu", 0.0, 2.0, torch.tensor([[1.0, 0.5], [0.5, 1.5]]).double(), (2.0, 1.8515645, 3.0), RELU_V),
+]
+
+
+@pytest.mark.parametrize(("activation", "C_b", "C_W", "gram", "K", "V"), TWO_INPUTS)
+def test_two_input_reference_values(activation, C_b, C_W, gram, K, V):
+    x = torch.linalg.cholesky(gram) * 2**0.5
+    V = torch.tensor(V, dtype=torch.float64)
+    n = 400
+    net = program([2, n, n, n, n, 2], activation, C_b, C_W, x)
+    predicted = vertices(net)[-1]
+    assert torch.allclose(predicted, V.diagonal()[[0, 2]], rtol=1e-6)
+    last = ensemble(chain_from(net)[0], x, NETWORKS // 2, seed=0).layers[-1].kernel
+    assert torch.allclose(last.mean[[0, 0, 1], [0, 1, 1]], torch.tensor(K).double(), rtol=0.005)
+    allowed = 3.5 * last.vertex_error + 0.02 * V  # the next order in 1/n
+    assert bool(((last.vertex - V).abs() < allowed).all())
+    assert not bool(
+        ((last.vertex.flip(0) - V).abs() < allowed).all()
+    )  # negative control: pairs in another order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activation", "widths", "K", "V", "G1"), REFERENCE)
+def test_reference_coefficients_are_the_limit_of_ensembles(activation, widths, K, V, G1):
+    """n (E G - K) and n Var G at two widths, extrapolated to leave the first order."""
+    shift, vertex, errors = [], [], []
+    for factor in (2, 4):
+        scaled = [widths[0], *(factor * n for n in widths[1:-1]), widths[-1]]
+        net = program(scaled, activation, *LAYERS, one_input())
+        last = ensemble(chain_from(net)[0], one_input(), 300_000, seed=factor).layers[-1].kernel
+        shift.append(last.width * (float(last.mean) - K))
+        vertex.append(float(last.vertex))
+        errors.append((last.width * float(last.mean_error), float(last.vertex_error)))
+    se = [math.hypot(2 * errors[1][i], errors[0][i]) for i in (0, 1)]
+    assert abs(2 * shift[1] - shift[0] - G1) < 4 * se[0]
+    assert abs(2 * vertex[1] - vertex[0] - V) < 4 * se[1]
+    assert abs(G1) > 4 * se[0]  # that it is not zero is resolved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_real_modules_agree(activation):
+    """200 networks with weights, drawn and run by torch, against the ensemble and the prediction."""
+    widths = shaped(activation, 0.15, UNEQUAL)
+    C_b, C_W = law(activation, "critical")
+    C_b = max(C_b, 0.05)
+    x = two_inputs()
+    net = program(widths, activation, C_b, C_W, x)
+    sums = {}
+    generator = torch.Generator().manual_seed(11)
+    model = mlp(widths, activation)
+    for _ in range(200):
+        h = x
+        for i, layer in enumerate(model):
+            with torch.no_grad():
+                if isinstance(layer, nn.Linear):
+                    layer.weight.normal_(0, (C_W / layer.in_features) ** 0.5, generator=generator)
+                    layer.bias.normal_(0, C_b**0.5, generator=generator)
+                h = layer(h)
+            if not isinstance(layer, nn.Linear):
+                sums.setdefault(i, EntrySums(2, h.shape[1])).add((h @ h.T / h.shape[1])[None])
+    found = ensemble(chain_from(net)[0], x, NETWORKS, seed=0)
+    prediction = predict(net)
+    rows = [r for r in prediction.rows if r.op == "pointwise"]
+    assert len(rows) == len(sums) == len(UNEQUAL)
+    for row, drawn in zip(rows, sums.values()):
+        moments, exact = drawn.moments(), found.step(row.step)
+        assert bool(((moments.mean - exact.mean).abs() < 4 * moments.mean_error).all())
+        measured = moments.mean_spread
+        assert abs(measured.value - exact.mean_spread.value) < 4 * measured.error
+        assert abs(measured.value - row.values["spread"].value) < 4 * measured.error + 0.1 * measured.value
+        assert measured.value > 4 * measured.error  # 0 is rejected
