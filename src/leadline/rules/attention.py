@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Attention"]
 
-_HEADS = 48  # drawn heads; their scatter gives the standard error
+_ENTRIES = 2**22  # attention weights drawn in all: many heads for few points
 
 
 @rule("scaled_dot_product_attention", cites=["vaswani2017attention", "cowsik2024geometric"])
@@ -46,7 +47,8 @@ class Attention(Rule):
         out = {refs[2].name: fresh(back)}
         q, k, v = self.drawn(step, ctx, with_value=True)
         root = square_root(total)
-        z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(zlib.crc32(step.name.encode()))
+        z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=generator, dtype=ctx.dtype)
         delta = (z.to(total) @ root.T).transpose(1, 2)
         with torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
@@ -55,10 +57,12 @@ class Attention(Rule):
         for ref, g in zip(refs[:2], grads, strict=True):
             share = ctx.state(ref).width / ctx.state(refs[2]).width
             squared = torch.einsum("hpd,hqd->pq", g, g) / (g.shape[0] * g.shape[2]) * share
-            if ref.name in out:
-                out[ref.name] = Cotangent(out[ref.name].waves + fresh(squared).waves)
-            else:
-                out[ref.name] = fresh(squared)
+            per_head = g.square().sum((1, 2))
+            drawn = float(per_head.std() / per_head.mean().clamp_min(1e-300)) / math.sqrt(g.shape[0])
+            # queries, keys and values read one sample of channels: their Gram matrices fluctuate together, sites / width
+            sites = sum(a.size for a in ctx.program.layouts[ref.name][0][-2])
+            passed = fresh(squared, math.hypot(drawn, sites / ctx.state(ref).width))
+            out[ref.name] = Cotangent(out[ref.name].waves + passed.waves) if ref.name in out else passed
         return out
 
     def weights(self, step: Step, ctx: Context) -> Tensor:
@@ -72,14 +76,15 @@ class Attention(Rule):
     def drawn(self, step: Step, ctx: Context, *, with_value: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (and values) of drawn heads, each (heads, P, head size)."""
         out = []
-        for number, name in enumerate(("query", "key", "value")):
+        heads = max(48, min(1024, _ENTRIES // ctx.state(step.arguments["query"]).expr.size ** 2))
+        for name in ("query", "key", "value"):
             if name == "value" and not with_value:
                 out.append(torch.empty(0))
                 continue
             state = ctx.state(step.arguments[name])
             size = self._head_size(step.arguments[name].name, ctx)
-            h = ctx.drawn_channels(state.expr, _HEADS * size, seed=number)
-            out.append(h.reshape(_HEADS, size, -1).transpose(1, 2))
+            h = ctx.drawn_channels(state.expr, heads * size, seed=zlib.crc32(f"{step.name}:{name}".encode()))
+            out.append(h.reshape(heads, size, -1).transpose(1, 2))
         q, k, v = out
         return q, k, v
 

@@ -41,7 +41,11 @@ class Elementwise(Rule):
             own = own - 2 * (slope * K).square()
         parts = {k: slope * v for k, v in state.noise.parts.items()}
         parts[object()] = (own.clamp_min(0) / state.width).sqrt()
-        return Noise(parts, sampled=True)
+        variance = state.noise.variance()
+        shift = None if variance is None else act.second_moment_curvature(K) * variance / 2
+        if state.noise.shift is not None:
+            shift = slope * state.noise.shift if shift is None else shift + slope * state.noise.shift
+        return Noise(parts, sampled=True, shift=shift)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Multiply the derivative by the slope, which keeps its dependence on the sources."""

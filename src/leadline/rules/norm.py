@@ -42,7 +42,8 @@ class LayerNorm(Rule):
         if isinstance(ctx.value(ref), Fixed):
             return {}
         inverse, _ = statistic(step, ctx.aligned(ctx.state(ref), step.points), ctx)
-        return {ref.name: gained(step, cotangent, ctx).scaled(inverse, step.width)}
+        removed = 1 if step.op == "rms_norm" else 2
+        return {ref.name: gained(step, cotangent, ctx).scaled(inverse, step.width).uncertain(removed / step.width)}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """A rescaling is divided out; a random change is divided by the variance."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ class Noise:
     ``parts``: independent unit noises -> response of the second moment at each point (P,). ``sampled``: whether the
     layer's own finite sample of channels is in it (it is for a function of a source, not for the source itself, whose
     scale is that of its law given the layers before). ``pinned``: a norm has fixed the sample's scale exactly.
+    ``shift``: first-order change of the mean second moment at each point (P,), G1 / n; None for zero.
     """
 
     parts: Mapping[Hashable, Tensor]
     sampled: bool
     pinned: bool = False
+    shift: Tensor | None = None
 
     def variance(self) -> Tensor | None:
         """Variance of the second moment at each point (P,)."""
@@ -76,11 +79,13 @@ class Wave:
     """One independent backward source times a function of forward sources.
 
     ``squared``: covariance (P, P) of the backward source, summed over channels. ``factor``: the function, or None for one.
+    ``error``: relative standard error of the covariance, from draws.
     """
 
     key: Hashable
     squared: Tensor
     factor: Expr | None = None
+    error: float = 0.0
 
 
 @dataclass
@@ -91,20 +96,39 @@ class Cotangent:
 
     def total(self, moments: Moments) -> Tensor:
         """Squared derivative summed over channels, shape (P, P)."""
-        parts = [w.squared if w.factor is None else w.squared * moments.second(w.factor) for w in self.waves]
+        parts = [w.squared if w.factor is None else moments.times(w.squared, w.factor) for w in self.waves]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
         return total
 
+    def error(self) -> float:
+        """Relative standard error of the squared derivative, from draws on the way."""
+        if not any(w.error for w in self.waves):
+            return 0.0
+        sizes = [float(w.squared.diagonal().sum()) for w in self.waves]
+        return math.hypot(*(w.error * s for w, s in zip(self.waves, sizes, strict=True))) / max(sum(sizes), 1e-300)
+
+    def uncertain(self, error: float) -> Cotangent:
+        """The same waves, known to a further relative error (a 1/width correction that is left out)."""
+        return Cotangent([replace(w, error=math.hypot(w.error, error)) for w in self.waves])
+
+    def inherit(self, parent: Cotangent) -> Cotangent:
+        """The same waves, with the error of the derivative that they were made from."""
+        error = parent.error()
+        if error == 0.0:
+            return self
+        known = {w.key for w in parent.waves}
+        return Cotangent([w if w.key in known else replace(w, error=math.hypot(w.error, error)) for w in self.waves])
+
     def times(self, factor: Expr) -> Cotangent:
         """Multiply by a function of forward sources (the slope of an elementwise step)."""
-        return Cotangent([Wave(w.key, w.squared, factor if w.factor is None else product(w.factor, factor)) for w in self.waves])
+        return Cotangent([replace(w, factor=factor if w.factor is None else product(w.factor, factor)) for w in self.waves])
 
     def scaled(self, c: float | Tensor, size: int) -> Cotangent:
         """Multiply by a number or a vector over points."""
         if not isinstance(c, Tensor):
-            return Cotangent([Wave(w.key, w.squared, w.factor) if c == 1.0 else _scaled(w, c) for w in self.waves])
+            return self if c == 1.0 else Cotangent([_scaled(w, c) for w in self.waves])
         return Cotangent([_scaled(w, c) for w in self.waves])
 
     def scatter(self, index: Tensor, size: int, moments: Moments) -> Cotangent:
@@ -117,7 +141,7 @@ class Cotangent:
             waves = []
             for w in self.waves:
                 squared = take(take(w.squared, inverse, 0), inverse, 1)
-                waves.append(Wave(w.key, squared, None if w.factor is None else gather(w.factor, inverse)))
+                waves.append(replace(w, squared=squared, factor=None if w.factor is None else gather(w.factor, inverse)))
             return Cotangent(waves)
         total = self.total(moments)
         one_hot = total.new_zeros(size, index.numel())
@@ -130,13 +154,13 @@ def _scaled(wave: Wave, c: float | Tensor) -> Wave:
     # kept in the factor, so that two paths of one wave add up with their signs
     if wave.factor is None:
         ones = wave.squared.new_ones(wave.squared.shape[0])
-        return Wave(wave.key, wave.squared, lin([], ones * c))
-    return Wave(wave.key, wave.squared, lin([(c, wave.factor)]))
+        return replace(wave, factor=lin([], ones * c))
+    return replace(wave, factor=lin([(c, wave.factor)]))
 
 
-def fresh(squared: Tensor) -> Cotangent:
+def fresh(squared: Tensor, error: float = 0.0) -> Cotangent:
     """A cotangent that is one new independent backward source."""
-    return Cotangent([Wave(next(_waves), squared)])
+    return Cotangent([Wave(next(_waves), squared, None, error)])
 
 
 def collapse(cotangent: Cotangent, elsewhere: set[Hashable]) -> Cotangent:
@@ -148,7 +172,7 @@ def collapse(cotangent: Cotangent, elsewhere: set[Hashable]) -> Cotangent:
     total = free[0].squared
     for wave in free[1:]:
         total = total + wave.squared
-    return Cotangent([*rest, Wave(next(_waves), total)])
+    return Cotangent([*rest, Wave(next(_waves), total, None, Cotangent(free).error())])
 
 
 def drawn_wave(values: Frozen) -> Cotangent:
@@ -179,5 +203,5 @@ def merge(cotangents: list[Cotangent]) -> Cotangent:
                 offset = one if offset is None else offset + one
             else:
                 terms.append((1.0, wave.factor))
-        out.append(Wave(key, squared, lin(terms, offset)))
+        out.append(replace(waves[0], factor=lin(terms, offset)))
     return Cotangent(out)

@@ -196,7 +196,7 @@ def _backward(program: Program, ctx: Context, drawn: dict[str, str], progress: P
                 continue
             ctx.part = part
             for name, passed in _adjoint(step, cotangent, ctx, drawn).items():
-                arriving.setdefault((name, 0), []).append(passed)
+                arriving.setdefault((name, 0), []).append(passed.inherit(cotangent))
         if progress is not None:
             progress(len(program.steps) + number + 1, 2 * len(program.steps))
     return found

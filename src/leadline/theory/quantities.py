@@ -27,7 +27,10 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     K = ctx.moments.second(state.expr)
     error = ctx.moments.error(state.expr)
     kernel = float(K.diagonal().mean())
-    row.values["kernel"] = Estimate(kernel, abs(kernel) * error)
+    finite = 0.0
+    if state.noise is not None and state.noise.shift is not None:
+        finite = float(state.noise.shift.abs().mean())  # the 1/n correction, stated and not added
+    row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, finite))
     row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
     for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
         row.values[name] = Estimate(value, error)
@@ -78,7 +81,8 @@ def _fixed(step: Step, ctx: Context, row: Row) -> None:
 
 def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: Row) -> None:
     D = cotangent.total(ctx.moments)
-    row.values["partial_jacobian"] = Estimate(float(D.diagonal().sum()))
+    size = float(D.diagonal().sum())
+    row.values["partial_jacobian"] = Estimate(size, size * cotangent.error())
     if not step.weighted:
         return
     weight = ctx.weight(step)
@@ -92,7 +96,7 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
         share += float((D * (K - offset)).sum()) / law.C_W * law.fan_in
     if bias is not None:
         share += float(D.sum())
-    row.values["tangent_kernel"] = Estimate(share)
+    row.values["tangent_kernel"] = Estimate(share, share * cotangent.error())
 
 
 def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
