@@ -1,0 +1,46 @@
+"""Early layers feel the loss too strongly."""
+
+from __future__ import annotations
+
+import math
+
+from leadline.check.evidence import Evidence
+from leadline.check.series import steepest_fall
+from leadline.check.verdict import Verdict, VerdictRule, rule
+from leadline.check.wording import layers, quoted, times
+
+__all__ = ["exploding_gradient"]
+
+
+@rule(
+    "exploding-gradient",
+    quantity="gradient (relative to the size of the signal) where it is largest, over where it is smallest after it",
+    thresholds={"error": 1e3, "warning": 1e2},
+    reason="""
+    Where susceptibilities are above one while the signal's size is held (by saturation or by a normalization), the
+    gradient grows exponentially towards the input: a step that is right for the last layers throws the first ones far
+    away, and the loss is a rough function of the early weights.
+    """,
+    source="Pennington, Schoenholz & Ganguli (2017), Resurrecting the sigmoid; Yang et al. (2019), Mean field theory of "
+    "batch normalization",
+)
+def exploding_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
+    """Judge R = J K / K_out along the spine: it should not fall steeply with depth."""
+    points = evidence.stations()
+    fall = steepest_fall(evidence.response(points))
+    if fall is None or fall.ratio <= 0:
+        return []
+    ratio, rate = 1 / math.sqrt(fall.ratio), 1 / math.sqrt(fall.rate)
+    if ratio <= self.thresholds["warning"]:
+        return []
+    start, before, end = points[fall.start], points[max(fall.start - 1, 0)], points[fall.stop]
+    severity = "error" if ratio > self.thresholds["error"] else "warning"
+    message = (
+        f"gradient explodes: at {quoted(before)} it is {times(ratio)} times that at {quoted(end)}, a factor "
+        f"{times(rate)} for each of {layers(fall.stop - fall.start + 1)}."
+    )
+    remedy = (
+        "Bring these layers to criticality (chi_perp near 1): smaller weights where the nonlinearity saturates, a skip "
+        "connection around each, or fewer layers between two sums."
+    )
+    return [self.verdict(severity, start.name, ratio, message, remedy)]

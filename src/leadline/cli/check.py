@@ -1,0 +1,130 @@
+"""``leadline check``: read a network, predict it, measure it, say what is wrong."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from leadline.cli.app import app, ending
+from leadline.cli.batch import load_batch, load_checkpoint, load_targets
+from leadline.cli.config import parse_config
+from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
+from leadline.cli.laws import parse_laws
+from leadline.cli.load import load_target, to_device
+from leadline.cli.progress import progress_bar
+from leadline.program.errors import one_line, plain
+from leadline.program.inputs import device_from
+
+if TYPE_CHECKING:
+    from leadline.check import Report
+
+__all__ = ["check"]
+
+_EPILOG = (
+    "Naming FILE.py:NAME runs that file. Naming transformers:TYPE downloads nothing. Exit code 0: healthy, 1: "
+    "unhealthy, 2: could not run."
+)
+
+
+class _Loss(enum.StrEnum):
+    cross_entropy = "cross_entropy"
+    mse = "mse"
+
+
+@app.command(epilog=_EPILOG)
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="FILE.py:NAME, which RUNS that file (NAME: a function that returns the model, or (model, batch)), or "
+            "transformers:TYPE."
+        ),
+    ] = None,
+    batch: Annotated[Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")] = None,
+    loss: Annotated[_Loss | None, typer.Option(help="Compare the initial loss with a blind guess.")] = None,
+    targets: Annotated[Path | None, typer.Option(help="Targets of that batch, for the loss.")] = None,
+    config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
+    seq: Annotated[int | None, typer.Option(help="Tokens an input (transformers:TYPE).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Re-drawn networks to measure; 0: this very network.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    law: Annotated[list[str] | None, typer.Option(help="A law that overrides the weights: fc1:C_W=2,C_b=0 (repeatable).")] = None,
+    mode: Annotated[bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show every row of repeated blocks.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="List the rules: thresholds, reasons, sources.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read a network, predict it layer by layer, measure the same on it, and say what is wrong."""
+    with ending(debug):
+        if explain:
+            from leadline.cli.explain import explain as listing
+
+            Console().print(listing())
+            return
+        if target is None:
+            raise UserError("no target was given, expected one: name FILE.py:NAME or transformers:TYPE.")
+        if plot is not None:
+            _check_plot(plot)
+        with progress_bar(not as_json) as progress:
+            from leadline.check import check as run_check
+
+            loaded = load_target(
+                target, config=parse_config(config), device=device, seq=seq, batch_size=batch_size,
+                image_size=image_size, seed=seed,
+            )  # fmt: skip
+            model, args, kwargs, found = loaded.model, loaded.args, loaded.kwargs, loaded.targets
+            place = device_from(device)
+            if checkpoint is not None:
+                load_checkpoint(model, checkpoint)
+            if batch is not None:
+                args, kwargs = (to_device(part, place) for part in load_batch(batch))
+            if targets is not None:
+                found = to_device(load_targets(targets), place)
+            if mode is not None:
+                model.train(mode)
+            report = run_check(
+                model, args=args, kwargs=kwargs, draws=draws, seed=seed, law=parse_laws(law or []),
+                loss=loss.value if loss is not None else None, targets=found, progress=progress, target=loaded.name,
+            )  # fmt: skip
+        if plot is not None:
+            _write_plot(report, plot)
+        if as_json:
+            sys.stdout.write(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
+        else:
+            Console().print(report.screen(full=full))
+        raise typer.Exit(EXIT_HEALTHY if report.ok else EXIT_UNHEALTHY)
+
+
+_FIGURES = (".png", ".svg", ".pdf")
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse a figure that could not be written before anything takes time."""
+    if path.suffix.lower() not in _FIGURES:
+        raise UserError(
+            f"figure '{plain(path)}' ends in '{plain(path.suffix)}', expected {', '.join(_FIGURES)}: name it so."
+        )
+    if not path.expanduser().absolute().parent.is_dir():
+        raise UserError(f"there is no folder for the figure '{plain(path)}', expected an existing one: make it first.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError('figures need matplotlib, which is not installed: pip install "leadline[plot]".') from error
+
+
+def _write_plot(report: Report, path: Path) -> None:
+    try:
+        report.plot().savefig(path.expanduser())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the figure '{plain(path)}' could not be written ({one_line(error)}): choose another place.") from error
