@@ -113,9 +113,16 @@ def run_draws(
 @contextmanager
 def _batchable() -> Iterator[None]:
     """An attention kernel that can be batched, and no advice about batching rules."""
+    announce = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", None)
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
-        yield
+        if announce is not None:
+            announce(False)
+        try:
+            yield
+        finally:
+            if announce is not None:
+                announce(True)  # the state at the start of a process; there is no way to ask for it
 
 
 def _probe(seed: int, number: int, shape: Sequence[int]) -> Tensor:

@@ -52,7 +52,9 @@ def gradients_and_moments(plan: Plan, leaves: list[Any], state: State, probes: T
 
         def tap(name: str, value: Any) -> Any:
             for step in plan.slopes.get(name, ()):
-                stats[f"{step.name}/flat"] = flat_fraction(step, first_of(value).detach())
+                z = first_of(value).detach()
+                stats[f"{step.name}/flat"] = flat_fraction(step, z)
+                stats[f"{step.name}/unit"] = torch.ones((), device=z.device) / z.numel()
             if name not in bend:
                 return value
             bent = first_of(value) + bend[name]

@@ -65,12 +65,16 @@ def row_values(stats: Stats, pairs: Pairs, *, redrawn: bool) -> dict[str, Estima
         if spread is not None:
             out["spread"] = spread
     for name, key in (
-        ("flat_fraction", "flat"),
         ("partial_jacobian", "jacobian"),
         ("tangent_kernel", "tangent"),
     ):
         if key in stats:
             out[name] = jackknife(lambda v: v, stats[key])
+    if "flat" in stats:
+        found = jackknife(lambda v: v, stats["flat"])
+        # none of N units does not mean none at all: of N more there might have been one
+        one = float(stats["unit"].mean()) / diagonal.shape[0] if redrawn else 0.0
+        out["flat_fraction"] = Estimate(found.value, math.hypot(found.error, one))
     if "parallel" in stats and bool((stats["origin"] > 0).all()):
         out["chi_parallel"] = jackknife(lambda a, b: a / b, stats["parallel"], stats["origin"])
     if "perp" in stats:
@@ -89,8 +93,8 @@ def _peak(diagonal: Tensor) -> Estimate:
     for choose, judge in (halves, halves[::-1]):
         where = int(choose.mean(0).argmax())
         found.append(jackknife(lambda d: d.clamp_min(0).sqrt(), judge[:, where]))
-    value = sum(f.value for f in found) / 2
-    return Estimate(value, math.hypot(*(f.error for f in found)) / 2)
+    # each half took part in both numbers, so their errors are added as they are
+    return Estimate(sum(f.value for f in found) / 2, sum(f.error for f in found) / 2)
 
 
 def _correlations(diagonal: Tensor, second: Tensor, pairs: Pairs) -> dict[str, Estimate]:

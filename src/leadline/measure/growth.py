@@ -30,6 +30,8 @@ def growth(plan: Plan, leaves: list[Any], state: Mapping[str, Tensor], signs: Ma
         "step/perp": mean square of the change for signs added at the start.
     """
     program = plan.program
+    if not plan.starts:
+        return {}
     zero = torch.zeros((), dtype=torch.float32, device=_device_of(state))
 
     def change(parallel: bool) -> Stats:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from leadline.measure.batches import Progress, run_draws
 from leadline.measure.measurement import Measurement, fill
@@ -48,7 +50,8 @@ def measure(
             speak of
             the probes alone.
         seed: of the draws and the probes.
-        program: the module's Program, where it has been traced already; its batch is used if none is given.
+        program: the module's Program, where it has been traced already; its batch is measured, its stated
+            laws are drawn from.
         args: positional call arguments, instead of ``x``.
         kwargs: keyword call arguments, instead of or beside ``x``.
         probes: random sums of the outputs a draw; at least 4 are taken of a single network.
@@ -62,10 +65,12 @@ def measure(
         The measurement.
 
     Raises:
-        UserError: the batch does not fit the model, or a number is out of range.
+        UserError: the batch does not fit the model or is not the Program's, or a number is out of range.
     """
     _check(draws, probes, antithetic)
-    if program is None or x is not None or args is not None or kwargs is not None:
+    if program is not None:
+        _same_batch(program, x, args, kwargs)
+    else:
         try:
             program = trace(model, x, args=args, kwargs=kwargs)
         except ExportFailure as failure:
@@ -113,6 +118,26 @@ def _check(draws: int, probes: int, antithetic: bool) -> None:
         raise UserError(f"got probes={probes}, expected at least 1: gradients are read along random sums.")
     if antithetic and draws % 2:
         raise UserError(f"got draws={draws} with antithetic=True, expected an even number: they pair up.")
+
+
+def _same_batch(
+    program: Program, x: Any, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any] | None
+) -> None:
+    if x is None and args is None and kwargs is None:
+        return
+    given, known = _arguments(x, args, kwargs), (program.args, dict(program.kwargs))
+    one, two = pytree.tree_leaves(given), pytree.tree_leaves(known)
+    if len(one) != len(two) or not all(_equal(a, b) for a, b in zip(one, two, strict=True)):
+        raise UserError(
+            "the batch is not the one that the Program was traced with: trace the model on this batch, or "
+            "leave the batch out."
+        )
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one is two or (one.shape == two.shape and bool(torch.equal(one, two)))
+    return not isinstance(one, Tensor) and not isinstance(two, Tensor) and bool(one == two)
 
 
 def _arguments(
