@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from leadline.program.axes import CHANNEL, SITE, Atom, Dims, Layout, broadcast_dims, flat, reshape_dims, resolve, set_kind, unify
 
-__all__ = ["bind", "find_layouts", "short_name"]
+__all__ = ["bind", "find_layouts", "layout_rule", "short_name"]
 
 _View = Callable[[fx.Node, Mapping[str, Any], Callable[[Any], Dims]], "Dims | list[Dims] | None"]
 _RULES: dict[str, _View] = {}
@@ -36,7 +36,16 @@ def bind(node: fx.Node) -> dict[str, Any]:
     return bound | dict(node.kwargs)
 
 
-def _layout_rule(*names: str) -> Callable[[_View], _View]:
+def layout_rule(*names: str) -> Callable[[_View], _View]:
+    """Register how an operator moves axes.
+
+    Args:
+        names: operator names without their namespace and overload, as ``conv2d``.
+
+    Returns:
+        A decorator for a function of (node, arguments by schema name, lookup of an operand's dimensions) that gives the
+        dimensions of the output, a list of them for a tuple, or None where the axes are lost.
+    """
     def register(function: _View) -> _View:
         for name in names:
             _RULES[name] = function
@@ -49,14 +58,14 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(int(s) for s in node.meta["val"].shape)
 
 
-@_layout_rule("linear", "addmm", "mm")
+@layout_rule("linear", "addmm", "mm")
 def _linear(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a.get("input", a.get("mat1", a.get("self"))) if "mat1" not in a else a["mat1"])
     set_kind(x[-1], CHANNEL)
     return [*x[:-1], [Atom(_shape(node)[-1], CHANNEL)]]
 
 
-@_layout_rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+@layout_rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 def _conv(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x, shape = dims(a["input"]), _shape(node)
     spatial = len(a["weight"].meta["val"].shape) - 2
@@ -75,25 +84,25 @@ def _same_or_new(dim: list[Atom], size: int) -> list[Atom]:
     return dim if total == size else [] if size == 1 else [Atom(size, SITE)]
 
 
-@_layout_rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
+@layout_rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 def _pool(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     name = short_name(node)
     return _resample(dims(a.get("self", a.get("input"))), _shape(node), int(name[-2]))
 
 
-@_layout_rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+@layout_rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def _adaptive(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     return _resample(dims(a["self"]), _shape(node), int(short_name(node)[-2]))
 
 
-@_layout_rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d_with_indices")
+@layout_rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d_with_indices")
 def _with_indices(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims]:
     shape = tuple(int(s) for s in node.meta["val"][0].shape)
     one = _resample(dims(a["self"]), shape, int(short_name(node).removesuffix("_with_indices")[-2]))
     return [one, one]
 
 
-@_layout_rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+@layout_rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
 def _upsample(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     key = "input" if "input" in a else "self"
     return _resample(dims(a[key]), _shape(node), len(_shape(node)) - 2)
@@ -107,17 +116,17 @@ def _resample(x: Dims, shape: tuple[int, ...], spatial: int) -> Dims:
     return [*x[:-spatial], *sites]
 
 
-@_layout_rule("embedding")
+@layout_rule("embedding")
 def _embedding(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     return [*dims(a["indices"]), [Atom(_shape(node)[-1], CHANNEL)]]
 
 
-@_layout_rule(*VIEWS)
+@layout_rule(*VIEWS)
 def _view(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims | None:
     return reshape_dims(dims(a["self"]), _shape(node))
 
 
-@_layout_rule("transpose")
+@layout_rule("transpose")
 def _transpose(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = list(dims(a["self"]))
     i, j = a["dim0"], a["dim1"]
@@ -125,25 +134,25 @@ def _transpose(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
     return x
 
 
-@_layout_rule("t", "numpy_T")
+@layout_rule("t", "numpy_T")
 def _t(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     return list(reversed(dims(a["self"])))
 
 
-@_layout_rule("permute")
+@layout_rule("permute")
 def _permute(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["self"])
     return [x[i] for i in a["dims"]]
 
 
-@_layout_rule("unsqueeze")
+@layout_rule("unsqueeze")
 def _unsqueeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = list(dims(a["self"]))
     x.insert(a["dim"] if a["dim"] >= 0 else a["dim"] + len(x) + 1, [])
     return x
 
 
-@_layout_rule("squeeze")
+@layout_rule("squeeze")
 def _squeeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["self"])
     sizes = _shape(a["self"])
@@ -152,7 +161,7 @@ def _squeeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -
     return [dim for i, dim in enumerate(x) if not (i in drop and sizes[i] == 1)]
 
 
-@_layout_rule("expand")
+@layout_rule("expand")
 def _expand(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x, old, new = dims(a["self"]), _shape(a["self"]), _shape(node)
     lead = len(new) - len(old)
@@ -162,14 +171,14 @@ def _expand(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
     return out
 
 
-@_layout_rule("select")
+@layout_rule("select")
 def _select(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = list(dims(a["self"]))
     del x[a["dim"] % len(x)]
     return x
 
 
-@_layout_rule("slice", "index_select", "narrow")
+@layout_rule("slice", "index_select", "narrow")
 def _slice(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x, shape = list(dims(a["self"])), _shape(node)
     d = a["dim"] % len(x)
@@ -184,7 +193,7 @@ def _fresh_like(dim: list[Atom], size: int) -> list[Atom]:
     return [] if size == 1 else [Atom(size, kinds.pop() if len(kinds) == 1 else None)]
 
 
-@_layout_rule("split", "split_with_sizes", "chunk", "unbind")
+@layout_rule("split", "split_with_sizes", "chunk", "unbind")
 def _split(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims]:
     x, d = dims(a["self"]), a["dim"]
     outs = []
@@ -198,7 +207,7 @@ def _split(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> 
     return outs
 
 
-@_layout_rule("cat")
+@layout_rule("cat")
 def _cat(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     parts = [dims(n) for n in a["tensors"]]
     d = a["dim"] % len(parts[0])
@@ -211,7 +220,7 @@ def _cat(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Di
     return rest
 
 
-@_layout_rule("stack")
+@layout_rule("stack")
 def _stack(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     shape, d = _shape(node), a["dim"] % len(_shape(node))
     parts = [(dims(n), _shape(n)) for n in a["tensors"]]
@@ -220,7 +229,7 @@ def _stack(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> 
     return rest
 
 
-@_layout_rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "argmax", "any", "all", "logsumexp")
+@layout_rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "argmax", "any", "all", "logsumexp")
 def _reduce(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["self"])
     drop = a.get("dim")
@@ -230,7 +239,7 @@ def _reduce(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
     return [[] if i in gone else dim for i, dim in enumerate(x) if keep or i not in gone]
 
 
-@_layout_rule("scaled_dot_product_attention")
+@layout_rule("scaled_dot_product_attention")
 def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     q, k, v = dims(a["query"]), dims(a["key"]), dims(a["value"])
     for operand in (q, k, v):
@@ -241,7 +250,7 @@ def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
     return [*q[:-1], v[-1]]
 
 
-@_layout_rule("matmul", "bmm")
+@layout_rule("matmul", "bmm")
 def _matmul(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims | None:
     one, two = a["self"], a.get("other", a.get("mat2"))
     x, y = dims(one), dims(two)
@@ -255,7 +264,7 @@ def _matmul(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
     return [*lead, x[-2], y[-1]]
 
 
-@_layout_rule("layer_norm", "rms_norm")
+@layout_rule("layer_norm", "rms_norm")
 def _norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["input"])
     for dim in x[-len(a["normalized_shape"]) :]:
@@ -263,7 +272,7 @@ def _norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> D
     return x
 
 
-@_layout_rule("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "batch_norm",
+@layout_rule("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "batch_norm",
               "_native_batch_norm_legit", "native_batch_norm")
 def _batch_norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims] | Dims:
     x = dims(a["input"])
@@ -275,7 +284,7 @@ def _batch_norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]
     return [x] + [_unknown(v) for v in node.meta["val"][1:]]
 
 
-@_layout_rule("group_norm", "instance_norm")
+@layout_rule("group_norm", "instance_norm")
 def _group_norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["input"])
     set_kind(x[1], CHANNEL)
@@ -284,7 +293,7 @@ def _group_norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]
     return x
 
 
-@_layout_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+@layout_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims]:
     x = dims(a["input"])
     set_kind(x[-1], CHANNEL)

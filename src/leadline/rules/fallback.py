@@ -7,9 +7,8 @@ import zlib
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from leadline.program import Layout, Ref, Step
 from leadline.program.law_draw import draw_law
@@ -52,12 +51,12 @@ class Drawn:
             values.append(State(expr, points, drawn[0].shape[0], None, False))
         return values
 
-    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
-        """Reverse mode on the drawn inputs, with cotangents drawn from their covariance."""
+    def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context, *, first: int = 0) -> dict[str, Cotangent]:
+        """Reverse mode on the drawn inputs, with cotangents drawn from their covariance; ``first`` numbers the draws."""
         total = cotangent.total(ctx.moments)
         root = square_root(total)
         sums: dict[str, Tensor] = {}
-        for replicate in range(_REPLICATES):
+        for replicate in range(first, first + _REPLICATES):
             with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
                 outs, inputs = self.run(step, ctx, replicate, grad=True)
                 out = _listed(outs)[ctx.part]
@@ -79,9 +78,7 @@ class Drawn:
         """The operator on one set of drawn inputs; the random inputs come back by name."""
         inputs: dict[str, Tensor] = {}
 
-        def supply(a: Any) -> Any:
-            if not isinstance(a, Ref):
-                return a
+        def supply(a: Ref) -> Any:
             if a.name in inputs:
                 return inputs[a.name]
             if a.name in ctx.program.constants:
@@ -99,11 +96,13 @@ class Drawn:
             inputs[a.name] = tensor.requires_grad_() if grad else tensor
             return inputs[a.name]
 
-        given = pytree.tree_map(supply, dict(step.arguments), is_leaf=lambda a: isinstance(a, Ref))
-        schema = step.node.target._schema.arguments  # type: ignore[union-attr]
-        args = [given[a.name] for a in schema if not a.kwarg_only]
-        kwargs = {a.name: given[a.name] for a in schema if a.kwarg_only and a.name in given}
-        return step.node.target(*args, **kwargs), inputs  # type: ignore[operator]
+        values: dict[str, Any] = {}
+        nodes = [ctx.program.nodes[name] for name in step.members]
+        place = {name: i for i, name in enumerate(ctx.program.nodes)}
+        for node in sorted(nodes, key=lambda n: place[n.name]):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name] if n.name in values else supply(Ref(n.name)))
+            values[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return values[step.name], inputs
 
 
 def _listed(value: Any) -> list[Any]:
