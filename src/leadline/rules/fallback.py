@@ -57,7 +57,7 @@ class Drawn:
         root = square_root(total)
         sums: dict[str, Tensor] = {}
         for replicate in range(first, first + _REPLICATES):
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 outs, inputs = self.run(step, ctx, replicate, grad=True)
                 out = _listed(outs)[ctx.part]
             if not inputs:

@@ -22,7 +22,7 @@ from leadline.theory import predict
 
 __all__ = ["ConformanceError", "Finding", "check_rule"]
 
-_REPLICATES = 24
+_CHANNELS = 2**14  # channels drawn in all, which leaves an error of one per cent
 
 
 class ConformanceError(AssertionError):
@@ -104,7 +104,7 @@ def _forward(step: Step, ctx: Context, sigmas: float) -> list[Finding]:
     """Second moment and mean against the operator on drawn channels."""
     state = _state(step, ctx)
     seconds, means = [], []
-    for replicate in range(_REPLICATES):
+    for replicate in range(max(24, min(400, _CHANNELS // step.width))):
         out = Drawn().run(step, ctx, 1_000 + replicate)[0]
         h = ctx.channels(out[0] if isinstance(out, (tuple, list)) else out, step.layout)
         seconds.append(h.T @ h / h.shape[0])
