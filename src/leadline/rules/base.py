@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leadline.program import Step
+from leadline.rules.expr import NoRule
 from leadline.rules.state import Cotangent, Fixed, State, Weight
 
 if TYPE_CHECKING:
     from leadline.rules.context import Context
 
-__all__ = ["RULES", "Rule", "Value", "rule", "rule_for"]
+__all__ = ["RULES", "NoRule", "Rule", "Value", "rule", "rule_for"]
 
 Value = State | Fixed | Weight
 
@@ -47,10 +48,6 @@ class Rule(ABC):
         None where the step has several random inputs or mixes points: the chain of susceptibilities starts anew there.
         """
         return (1.0, 1.0) if self.silent else None
-
-
-class NoRule(Exception):
-    """A rule does not cover these operands; the message says which."""
 
 
 RULES: dict[str, Rule] = {}

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from leadline.program import Ref, Step
+from leadline.rules.banded import Banded
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, lin, mix, op
+from leadline.rules.expr import Expr, gaussian, grid, lin, mix, op, source
+from leadline.rules.kernel import Kernel
 from leadline.rules.norm import affine, gained
+from leadline.rules.point_map import Centring
 from leadline.rules.state import Cotangent, State, fresh
 
 __all__ = ["BatchNorm"]
@@ -44,9 +47,13 @@ class BatchNorm(Rule):
             inverse = (buffer(step, "running_var", ctx).mean() + float(step.arguments["eps"])).rsqrt()
             return {ref.name: cotangent.scaled(float(inverse), step.width)}
         if certain(expr, ctx):
+            total, factor = cotangent.total(ctx.moments), scale(step, expr, ctx)
+            if isinstance(total, Banded):
+                # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
+                factor *= (1 + spread(expr, ctx)) ** 0.5
+                return {ref.name: fresh(Centring(total.grid, factor).adjoint(total))}
             C = centring(expr.size, ctx)
-            squared = C @ cotangent.total(ctx.moments) @ C.T * scale(step, expr, ctx) ** 2
-            return {ref.name: fresh(squared)}
+            return {ref.name: fresh(C @ total @ C.T * factor**2)}
         return {ref.name: ctx.through_draws(expr, standardise(step), cotangent)}
 
 
@@ -84,15 +91,28 @@ def scale(step: Step, expr: Expr, ctx: Context) -> float:
 
 def centred(step: Step, expr: Expr, ctx: Context) -> Expr:
     """Large batches: the statistics are certain and the value stays Gaussian."""
-    return mix(expr, centring(expr.size, ctx) * scale(step, expr, ctx))
+    pairs, factor = grid(expr), scale(step, expr, ctx)
+    if pairs is not None:
+        out = mix(expr, Centring(pairs, factor))
+        # what is not Gaussian is not drawn through a map over points
+        return out if gaussian(expr) else source(ctx.moments.second(out), gaussian=False)  # type: ignore[arg-type]
+    return mix(expr, centring(expr.size, ctx) * factor)
 
 
 def certain(expr: Expr, ctx: Context) -> bool:
     """Whether the batch variance of a channel fluctuates so little that it can be taken as certain."""
+    return grid(expr) is not None or spread(expr, ctx) < _CERTAIN
+
+
+def spread(expr: Expr, ctx: Context) -> float:
+    """Relative variance, over channels, of the batch variance of a Gaussian value: 2 |C K C|^2 / (tr C K C)^2."""
     K = ctx.moments.second(expr)
-    C = centring(expr.size, ctx)
-    centred = C @ K @ C
-    return float(2 * centred.square().sum() / centred.diagonal().sum().square()) < _CERTAIN
+    if isinstance(K, Banded):
+        centred: Kernel = Centring(K.grid, 1.0).kernel(K)
+    else:
+        C = centring(expr.size, ctx)
+        centred = C @ K @ C
+    return float(2 * centred.square().sum() / centred.diagonal().sum().square())
 
 
 def standardise(step: Step):  # type: ignore[no-untyped-def]

@@ -15,8 +15,10 @@ from leadline.activations import Activation
 from leadline.program import Axis, Law, Program, Ref, Step, read_law
 from leadline.program.step import points_of
 from leadline.program.trace import weight_fan_in
+from leadline.rules.banded_offsets import Images
 from leadline.rules.base import NoRule, Value
-from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, source
+from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, grid, source
+from leadline.rules.kernel import constant
 from leadline.rules.moments import Moments, square_root, standard_draws, take
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_wave
 
@@ -27,13 +29,15 @@ __all__ = ["Context"]
 class Context:
     """State of a prediction while it runs.
 
-    ``values``: node name -> what it is. ``moments``: takes expectations. ``dtype``: of the kernels.
+    ``values``: node name -> what it is. ``moments``: takes expectations. ``dtype``: of the kernels. ``images``: how
+    many pairs of sites of a large image are carried.
     """
 
     program: Program
     moments: Moments = field(default_factory=Moments)
     dtype: torch.dtype = torch.float64
     device: torch.device = torch.device("cpu")
+    images: Images = Images()
     values: dict[str, Value] = field(default_factory=dict)
     activations: dict[str, Activation] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
@@ -128,10 +132,10 @@ class Context:
             raise NoRule(f"operands on different sites cannot be lined up ({_sizes(state.points)} with {_sizes(points)})")
         return gather(state.expr, index.to(self.device))
 
-    def parameter(self, law: Law, size: int) -> Expr:
+    def parameter(self, law: Law, like: Expr) -> Expr:
         """A learned vector over channels as an expression: one random number a channel, the same at every point."""
-        second = torch.full((size, size), law.second_moment, dtype=self.dtype, device=self.device)
-        return source(second, mean=self.full(size, law.mean) if law.mean else None, gaussian=law.kind == "gaussian")
+        second = constant(law.second_moment, like.size, self.full(1, 0.0), grid(like))
+        return source(second, mean=self.full(like.size, law.mean) if law.mean else None, gaussian=law.kind == "gaussian")
 
     def drawn_channels(self, expr: Expr, count: int, seed: int) -> Tensor:
         """Channels for an operator that mixes them, shape (count, P): Gaussian ones directly, others from the draws."""

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from leadline.program import Law, Step
-from leadline.rules.base import NoRule, Rule, rule
+from leadline.rules.banded import Banded, band, dense
+from leadline.rules.banded_conv import Window, convolve, data_kernel, scatter, window_sum
+from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_plan import image_grid, input_grid
+from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
-from leadline.rules.dense import bias_moment
-from leadline.rules.expr import Expr, op, source
+from leadline.rules.dense import bias_moment, biased
+from leadline.rules.expr import Expr, grid, op
+from leadline.rules.kernel import Kernel
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
@@ -32,23 +37,35 @@ class Conv(Rule):
         """Sum the second moment over taps."""
         law: Law = ctx.weight(step)[1]  # type: ignore[index]
         value = ctx.value(step.arguments["input"])
-        taps = self.taps(step, ctx)
-        if isinstance(value, Fixed):
-            M = _data_moment(value, taps, ctx)
-        else:
-            M = gather_sum(ctx.moments.second(ctx.state(step.arguments["input"]).expr), taps)
-        count = taps.shape[-1] if law.kind != "delta_orthogonal" else 1
-        K = (law.C_W / count) * M
-        bias = ctx.weight(step, "bias")
-        K = K + bias_moment(bias, K)
-        few = _group_channels(step, ctx)
-        if few < _FEW and not isinstance(value, Fixed) and bias_moment(bias, K) == 0:
-            inner = ctx.state(step.arguments["input"]).expr
+        M, count = self.moment(step, value, law, ctx)
+        K = M * (law.C_W / count)
+        bias, few = ctx.weight(step, "bias"), _group_channels(step, ctx)
+        narrow = few < _FEW and not isinstance(value, Fixed)
+        if narrow and bias_moment(bias, K) == 0 and not isinstance(K, Banded):
+            taps, inner = self.taps(step, ctx), ctx.state(step.arguments["input"]).expr
             expr: Expr = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few), K.shape[0])
             expr.memo["second"] = K
             expr.memo["mean"] = K.new_zeros(K.shape[0])
             return State(expr, step.points, step.width)
-        return State(source(K, gaussian=few >= _FEW), step.points, step.width, None, few >= _FEW)
+        return State(biased(K, bias, ctx, gaussian=few >= _FEW), step.points, step.width, None, few >= _FEW)
+
+    def moment(self, step: Step, value: Value, law: Law, ctx: Context) -> tuple[Kernel, int]:
+        """Second moment summed over taps, and their number."""
+        pairs = image_grid(step, ctx)
+        centre = law.kind == "delta_orthogonal"
+        if pairs is not None:
+            window = self.window(step, ctx)
+            if isinstance(value, Fixed):
+                x = ctx.channels(value.value, value.layout).reshape(-1, pairs.samples, *_spatial(step, ctx)[0])
+                return data_kernel(x, window, pairs), window.count
+            M = ctx.moments.second(ctx.state(step.arguments["input"]).expr)
+            inner = input_grid(step, ctx)
+            return self.carry(band(M, inner), window, pairs), window.count
+        taps = self.taps(step, ctx)
+        count = 1 if centre else taps.shape[-1]
+        if isinstance(value, Fixed):
+            return _data_moment(value, taps, ctx), count
+        return gather_sum(dense(ctx.moments.second(ctx.state(step.arguments["input"]).expr)), taps), count
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Every input site collects the output sites that see it."""
@@ -56,23 +73,53 @@ class Conv(Rule):
         if isinstance(ctx.value(ref), Fixed):
             return {}
         law: Law = ctx.weight(step)[1]  # type: ignore[index]
+        total = cotangent.total(ctx.moments)
+        state = ctx.state(ref)
+        if isinstance(total, Banded):
+            window = self.window(step, ctx)
+            back: Kernel = self.carry_back(total * (law.C_W / window.count), window, input_grid(step, ctx))
+            return {ref.name: fresh(back if grid(state.expr) is not None else dense(back))}
         taps = self.taps(step, ctx)
         count = taps.shape[-1] if law.kind != "delta_orthogonal" else 1
-        state = ctx.state(ref)
-        total = cotangent.total(ctx.moments) * (law.C_W / count)
-        return {ref.name: fresh(scatter_sum(total, taps, state.expr.size))}
+        return {ref.name: fresh(scatter_sum(total * (law.C_W / count), taps, state.expr.size))}
+
+    def carry(self, M: Banded, window: Window, out: Grid) -> Banded:
+        """Sum over taps on the pairs of a large map."""
+        return convolve(M, window, out)
+
+    def carry_back(self, D: Banded, window: Window, into: Grid) -> Banded:
+        """The transpose of :meth:`carry`."""
+        return scatter(D, window, into)
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """C_W times the share of taps that are not on padding; along the input itself, as its second moment is summed."""
         law: Law = ctx.weight(step)[1]  # type: ignore[index]
-        taps = self.taps(step, ctx)
         value = ctx.value(step.arguments["input"])
         if isinstance(value, Fixed):
             return None
         K = ctx.moments.diagonal(ctx.values[step.name].expr)  # type: ignore[union-attr]
         M = ctx.moments.diagonal(ctx.state(step.arguments["input"]).expr)
         weighted = K.mean() - bias_moment(ctx.weight(step, "bias"), K)
-        return float(weighted / M.mean().clamp_min(1e-300)), law.C_W * float((taps >= 0).double().mean())
+        return float(weighted / M.mean().clamp_min(1e-300)), law.C_W * self.seen(step, ctx)
+
+    def seen(self, step: Step, ctx: Context) -> float:
+        """Share of the taps of all output sites that are inside the image."""
+        if image_grid(step, ctx) is None:
+            return float((self.taps(step, ctx) >= 0).double().mean())
+        sizes, out = _spatial(step, ctx)
+        window = self.window(step, ctx)
+        ones = torch.ones(1, *sizes, dtype=torch.float64)
+        return float(window_sum(ones, window, out).mean()) / window.count
+
+    def window(self, step: Step, ctx: Context) -> Window:
+        """Where the taps are."""
+        weight, law = ctx.weight(step)  # type: ignore[misc]
+        a, rank = step.arguments, weight.dim() - 2
+        kernel, padding = weight.shape[2:], a.get("padding", 0)
+        dilation = _many(a.get("dilation", 1), rank)
+        if isinstance(padding, str):
+            padding = [0] * rank if padding == "valid" else [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+        return Window.of(kernel, _many(a.get("stride", 1), rank), _many(padding, rank), dilation, centre=law.kind == "delta_orthogonal")
 
     def taps(self, step: Step, ctx: Context) -> Tensor:
         """Input point of each tap of each output point, -1 on padding; shape (P_out, taps), both with sample axes first."""
@@ -82,31 +129,33 @@ class Conv(Rule):
         return ctx.cache[key]
 
     def _taps(self, step: Step, ctx: Context) -> Tensor:
-        weight, law = ctx.weight(step)  # type: ignore[misc]
-        sizes, out = _spatial(step, weight.dim() - 2, ctx)
-        a = step.arguments
-        rank = len(sizes)
-        kernel = weight.shape[2:]
-        padding = a.get("padding", 0)
-        dilation = _many(a.get("dilation", 1), rank)
-        if isinstance(padding, str):
-            padding = [0] * rank if padding == "valid" else [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-        site = taps_of(sizes, out, kernel, _many(a.get("stride", 1), rank), _many(padding, rank), dilation)
-        if law.kind == "delta_orthogonal":
-            site = site[:, [site.shape[1] // 2]]
-        return _with_samples(site, math.prod(sizes), _samples(step))
+        sizes, out = _spatial(step, ctx)
+        return _with_samples(taps_of(sizes, out, self.window(step, ctx)), math.prod(sizes), _samples(step))
 
 
 @rule("conv_transpose")
 class ConvTranspose(Conv):
     """The same sum with the taps that reach the output site."""
 
+    def carry(self, M: Banded, window: Window, out: Grid) -> Banded:
+        """Sum over the taps that reach both sites."""
+        return scatter(M, window, out)
+
+    def carry_back(self, D: Banded, window: Window, into: Grid) -> Banded:
+        """The convolution itself."""
+        return convolve(D, window, into)
+
+    def seen(self, step: Step, ctx: Context) -> float:
+        """Share of the taps that reach an output site."""
+        if image_grid(step, ctx) is None:
+            return super().seen(step, ctx)
+        sizes, out = _spatial(step, ctx)
+        window = self.window(step, ctx)
+        return float(window_sum(torch.ones(1, *out, dtype=torch.float64), window, sizes).sum()) / window.count / math.prod(out)
+
     def _taps(self, step: Step, ctx: Context) -> Tensor:
-        weight, _ = ctx.weight(step)  # type: ignore[misc]
-        sizes, out = _spatial(step, weight.dim() - 2, ctx)
-        a, rank = step.arguments, len(sizes)
-        forward = taps_of(out, sizes, weight.shape[2:], _many(a.get("stride", 1), rank), _many(a.get("padding", 0), rank),
-                          _many(a.get("dilation", 1), rank))
+        sizes, out = _spatial(step, ctx)
+        forward = taps_of(out, sizes, self.window(step, ctx))
         site = torch.full((math.prod(out), forward.shape[1]), -1, dtype=torch.long)
         for tap in range(forward.shape[1]):
             inside = forward[:, tap] >= 0
@@ -114,19 +163,18 @@ class ConvTranspose(Conv):
         return _with_samples(site, math.prod(sizes), _samples(step))
 
 
-def taps_of(sizes: Sequence[int], out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-            dilation: Sequence[int]) -> Tensor:
-    """Flat input site of each tap of each output site, -1 outside; shape (prod(out), prod(kernel))."""
+def taps_of(sizes: Sequence[int], out: Sequence[int], window: Window) -> Tensor:
+    """Flat input site of each tap of each output site, -1 outside; shape (prod(out), taps)."""
     index = torch.zeros(*([1] * (2 * len(out))), dtype=torch.long)
     valid = torch.ones_like(index, dtype=torch.bool)
-    for d, (n, m, k) in enumerate(zip(sizes, out, kernel, strict=True)):
-        at = torch.arange(m)[:, None] * stride[d] - padding[d] + torch.arange(k)[None, :] * dilation[d]
+    for d, (n, m, taps) in enumerate(zip(sizes, out, window.taps, strict=True)):
+        at = torch.arange(m)[:, None] * window.stride[d] + torch.tensor(taps)[None, :]
         shape = [1] * (2 * len(out))
-        shape[d], shape[len(out) + d] = m, k
+        shape[d], shape[len(out) + d] = m, len(taps)
         index = index * n + at.reshape(shape)
         valid = valid & ((at >= 0) & (at < n)).reshape(shape)
     full = torch.where(valid, index, torch.full_like(index, -1))
-    return full.expand([*out, *kernel]).reshape(math.prod(out), math.prod(kernel))
+    return full.expand([*out, *map(len, window.taps)]).reshape(math.prod(out), window.count)
 
 
 def gather_sum(M: Tensor, taps: Tensor) -> Tensor:
@@ -191,8 +239,9 @@ def _samples(step: Step) -> int:
     return math.prod(a.size for a in step.points if a.kind == "sample")
 
 
-def _spatial(step: Step, rank: int, ctx: Context) -> tuple[list[int], list[int]]:
+def _spatial(step: Step, ctx: Context) -> tuple[list[int], list[int]]:
     shape = ctx.program.nodes[step.arguments["input"].name].meta["val"].shape
+    rank = len(step.shape) - 2
     return [int(s) for s in shape[-rank:]], list(step.shape[-rank:])
 
 

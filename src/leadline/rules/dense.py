@@ -8,7 +8,8 @@ from torch import Tensor
 from leadline.program import Law, Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, gaussian, lin, source
+from leadline.rules.expr import Expr, gaussian, grid, lin, source
+from leadline.rules.kernel import mean_over_groups, spread_over_groups
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Dense", "bias_moment", "biased", "fresh_noise"]
@@ -41,12 +42,8 @@ class Dense(Rule):
         total = law.C_W * cotangent.total(ctx.moments)
         groups = flattening(step, state)
         if groups is not None:
-            sites = state.expr.size // groups.shape[0]
-            spread = torch.zeros(state.expr.size, state.expr.size, dtype=total.dtype, device=total.device)
-            for s in range(sites):  # a site's channels are their own inputs: derivatives at two sites are independent
-                i = groups[:, s]
-                spread[i[:, None], i[None, :]] = total / sites
-            total = spread
+            # a site's channels are their own inputs: derivatives at two sites are independent
+            total = spread_over_groups(total, groups, state.expr.size, grid(state.expr))
         return {ref.name: fresh(total)}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
@@ -60,9 +57,7 @@ def input_moment(step: Step, state: State, ctx: Context) -> tuple[Tensor, Tensor
     groups = flattening(step, state)
     if groups is None:
         return ctx.moments.second(ctx.aligned(state, step.points)), None
-    M = ctx.moments.second(state.expr)
-    sites = groups.shape[1]
-    return torch.stack([M[groups[:, s]][:, groups[:, s]] for s in range(sites)]).mean(0), groups
+    return mean_over_groups(ctx.moments.second(state.expr), groups), groups
 
 
 def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from leadline.program import Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import product, source
+from leadline.rules.expr import grid, product, source
+from leadline.rules.kernel import constant, identity
 from leadline.rules.state import Cotangent, State
 
 __all__ = ["Dropout"]
@@ -22,9 +21,10 @@ class Dropout(Rule):
         state = ctx.state(argument(step, "input", "self"))
         expr = ctx.aligned(state, step.points)
         p = float(step.arguments["p"])
-        one = torch.ones(expr.size, expr.size, dtype=ctx.dtype, device=ctx.device)
-        second = one + torch.eye(expr.size, dtype=ctx.dtype, device=ctx.device) * (p / (1 - p))
-        mask = source(second, mean=one[0], gaussian=False, drop=p, key=("mask", step.name))
+        one = ctx.full(expr.size, 1.0)
+        pairs = grid(expr)
+        second = constant(1.0, expr.size, one, pairs) + identity(expr.size, one, pairs) * (p / (1 - p))
+        mask = source(second, mean=one, gaussian=False, drop=p, key=("mask", step.name))
         made = State(product(expr, mask), step.points, step.width, None, state.exact)
         return [made] * len(step.shapes)
 

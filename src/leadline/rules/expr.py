@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
+from leadline.rules.banded_grid import Grid
+from leadline.rules.kernel import Kernel, grid_of
+from leadline.rules.point_map import PointMap
 
-__all__ = ["Apply", "Cat", "Expr", "Frozen", "Gather", "Lin", "Mix", "Op", "Product", "Source", "gaussian", "rename", "scaled"]
+__all__ = ["Apply", "Cat", "Expr", "Frozen", "Gather", "Lin", "Mix", "NoRule", "Op", "Product", "Source", "gaussian", "grid", "rename", "scaled"]
 
 _serial = itertools.count()
+
+
+class NoRule(Exception):
+    """A rule does not cover these operands; the message says which."""
 
 
 def _memo() -> dict[str, object]:
@@ -44,7 +51,7 @@ class Source(Expr):
     """
 
     key: Hashable
-    second: Tensor = field(repr=False)
+    second: Kernel = field(repr=False)
     mean: Tensor | None = field(default=None, repr=False)
     gaussian: bool = True
     drop: float | None = None
@@ -88,7 +95,7 @@ class Mix(Expr):
     """A fixed linear map over points (average pooling, centring, interpolation)."""
 
     inner: Expr
-    matrix: Tensor = field(repr=False)
+    matrix: Tensor | PointMap = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +120,7 @@ class Cat(Expr):
     parts: tuple[tuple[float, Expr], ...]
 
 
-def source(second: Tensor, *, mean: Tensor | None = None, gaussian: bool = True, drop: float | None = None,
+def source(second: Kernel, *, mean: Tensor | None = None, gaussian: bool = True, drop: float | None = None,
            key: Hashable = None) -> Source:
     """A fresh source with its own identity."""
     name = key if key is not None else next(_serial)
@@ -169,11 +176,11 @@ def gather(inner: Expr, index: Tensor) -> Expr:
     return Gather(index.numel(), inner.sources, inner, index)
 
 
-def mix(inner: Expr, matrix: Tensor) -> Expr:
+def mix(inner: Expr, matrix: Tensor | PointMap) -> Expr:
     """A linear map over points."""
     if isinstance(inner, Cat):
         return cat([(share, mix(e, matrix)) for share, e in inner.parts])
-    return Mix(matrix.shape[0], inner.sources, inner, matrix)
+    return Mix(matrix.shape[0] if isinstance(matrix, Tensor) else matrix.size, inner.sources, inner, matrix)
 
 
 def cat(parts: Sequence[tuple[float, Expr]]) -> Expr:
@@ -203,6 +210,32 @@ def gaussian(expr: Expr) -> bool:
             known = False
         expr.memo["gaussian"] = known
     return bool(known)
+
+
+def grid(expr: Expr) -> Grid | None:
+    """The pairs that the kernels of an expression over images are carried at; None where they are full matrices."""
+    if "grid" not in expr.memo:
+        expr.memo["grid"] = _grid(expr)
+    return expr.memo["grid"]  # type: ignore[return-value]
+
+
+def _grid(expr: Expr) -> Grid | None:
+    if isinstance(expr, Source):
+        return grid_of(expr.second)
+    if isinstance(expr, Mix) and not isinstance(expr.matrix, Tensor):
+        return expr.matrix.grid
+    if isinstance(expr, (Mix, Gather)):
+        return None
+    inner: list[Expr] = []
+    if isinstance(expr, (Apply, Op)):
+        inner = [expr.inner] if expr.size == expr.inner.size else []
+    elif isinstance(expr, Product):
+        inner = [expr.left, expr.right]
+    elif isinstance(expr, Lin):
+        inner = [e for _, e in expr.terms]
+    elif isinstance(expr, Cat):
+        inner = [e for _, e in expr.parts]
+    return next((g for g in map(grid, inner) if g is not None), None)
 
 
 def rename(expr: Expr, tag: Hashable, seen: dict[int, Expr] | None = None) -> Expr:

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian
+from leadline.rules.banded import Banded, dense
+from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_draws import drawn_mean, drawn_second
+from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
+from leadline.rules.kernel import Kernel, gram, outer, scale_points
 
 __all__ = ["Moments"]
 
@@ -35,11 +39,17 @@ class Moments:
     _keep: list[Expr] = field(default_factory=list, repr=False)
     _seeds: dict[Hashable, int] = field(default_factory=dict, repr=False)
 
-    def second(self, expr: Expr) -> Tensor:
+    def second(self, expr: Expr) -> Kernel:
         """Mean over channels of h_p h_q, shape (P, P)."""
         if "second" not in expr.memo:
-            expr.memo["second"] = self._second(expr)
+            expr.memo["second"] = self._second(expr, None)
         return expr.memo["second"]  # type: ignore[return-value]
+
+    def times(self, K: Kernel, expr: Expr) -> Kernel:
+        """K times the second moment of an expression, which is taken only where K is not zero."""
+        if not isinstance(K, Banded) or "second" in expr.memo:
+            return K * self.second(expr)
+        return K * self._where(expr, K)
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -49,7 +59,14 @@ class Moments:
 
     def diagonal(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p^2, shape (P,)."""
-        return self.second(expr).diagonal()
+        if "second" in expr.memo or grid(expr) is None or not isinstance(expr, (Apply, Product)):
+            return self.second(expr).diagonal()
+        if isinstance(expr, Apply) and gaussian(expr.inner):
+            K, act = self.diagonal(expr.inner), expr.activation
+            return act.second_moment(K) if expr.order == 0 else act.derivative_moment(K)
+        if "diagonal" not in expr.memo:
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
+        return expr.memo["diagonal"]  # type: ignore[return-value]
 
     def error(self, expr: Expr) -> float:
         """Relative standard error of the second moment, from draws; zero where no draw took part."""
@@ -58,73 +75,89 @@ class Moments:
         parts += [self.error(e) for e in _children(expr)] if "error" not in expr.memo else []
         return max(parts, default=0.0)
 
-    def _second(self, expr: Expr) -> Tensor:
+    def _where(self, expr: Expr, K: Banded) -> Kernel:
+        """Second moment of an expression at the pairs where K is not zero."""
+        wanted = K.values != 0
+        known = expr.memo.get("where")
+        if isinstance(known, tuple) and known[0].grid is K.grid and not bool((wanted & ~known[1]).any()):
+            return known[0]
+        if "second" in expr.memo:
+            return self.second(expr)
+        found = self._second(expr, K)
+        expr.memo["where"] = (found, wanted)
+        return found
+
+    def _second(self, expr: Expr, where: Banded | None) -> Kernel:
+        again = self.second if where is None else lambda e: self._where(e, where)
         if isinstance(expr, Source):
             return expr.second
         if isinstance(expr, Apply) and gaussian(expr.inner):
-            K = self.second(expr.inner)
-            act = expr.activation
-            return act.gram(K, rtol=self.rtol) if expr.order == 0 else act.gram_derivative(K, rtol=self.rtol)
+            return gram(expr.activation, self.second(expr.inner), self.rtol, expr.order)
         if isinstance(expr, Product) and expr.left.sources.isdisjoint(expr.right.sources):
-            return self.second(expr.left) * self.second(expr.right)
+            return again(expr.left) * again(expr.right)
         if isinstance(expr, Gather):
             return take(take(self.second(expr.inner), expr.index, 0), expr.index, 1)
         if isinstance(expr, Mix):
-            return expr.matrix @ self.second(expr.inner) @ expr.matrix.T
+            K = self.second(expr.inner)
+            return expr.matrix @ K @ expr.matrix.T if isinstance(expr.matrix, Tensor) else expr.matrix.kernel(K)
         if isinstance(expr, Cat):
-            return torch.stack([share * self.second(e) for share, e in expr.parts]).sum(0)
+            return _total([share * again(e) for share, e in expr.parts])
         if isinstance(expr, Lin):
-            total = self._second_lin(expr)
+            total = self._second_lin(expr, where)
             if total is not None:
                 return total
-        return self._drawn(expr)[0]
+        return self._drawn(expr, where)
 
-    def _second_lin(self, expr: Lin) -> Tensor | None:
+    def _second_lin(self, expr: Lin, where: Banded | None) -> Kernel | None:
         """Second moment of a linear combination term by term; None where two terms depend on each other in an unknown way."""
-        total: Tensor | None = None
+        pairs = grid(expr) if where is None else where.grid
+        total: Kernel | None = None
         for i, (c, e) in enumerate(expr.terms):
-            part = _outer(c, c, e.size) * self.second(e)
+            part = scale_points(c, c, self.second(e) if where is None else self._where(e, where))
             total = part if total is None else total + part
             for d, f in expr.terms[:i]:
-                cross = self._cross(e, f)
+                cross = self._cross(e, f, pairs)
                 if cross is None:
                     return None
-                total = total + _outer(c, d, e.size) * cross + _outer(d, c, e.size) * cross.T
+                cross = scale_points(c, d, cross)
+                total = total + cross + cross.T
         if expr.offset is not None:
             mean = self.mean(expr)
             rest = mean - expr.offset
-            extra = torch.outer(mean, mean) - torch.outer(rest, rest)
+            extra = outer(mean, mean, pairs)
+            extra = extra - outer(rest, rest, pairs) if expr.terms else extra
             total = extra if total is None else total + extra
         return total
 
-    def _cross(self, one: Expr, two: Expr) -> Tensor | None:
+    def _cross(self, one: Expr, two: Expr, pairs: Grid | None) -> Kernel | None:
         """<e_p f_q> of two expressions; None where it needs draws."""
         if one is two:
             return self.second(one)
         if one.sources.isdisjoint(two.sources):
-            return torch.outer(self.mean(one), self.mean(two))
+            return outer(self.mean(one), self.mean(two), pairs)
         if gaussian(one) and gaussian(two):
             return self.covariance(one, two)
         for a, b, flip in ((one, two, False), (two, one, True)):
             if gaussian(a) and isinstance(b, Apply) and b.order == 0 and gaussian(b.inner):
                 slope = b.activation.derivative_mean(self.diagonal(b.inner))
-                cross = self.covariance(a, b.inner) * slope[None, :]
+                cross = scale_points(1.0, slope, self.covariance(a, b.inner))
                 return cross.T if flip else cross
         return None
 
-    def covariance(self, one: Expr, two: Expr) -> Tensor:
+    def covariance(self, one: Expr, two: Expr) -> Kernel:
         """<e_p f_q> of two Gaussian expressions, shape (P, Q)."""
         if one is two:
             return self.second(one)
         if one.sources.isdisjoint(two.sources):
             anchor = self.second(one)
-            return anchor.new_zeros(one.size, two.size)
+            return anchor * 0 if isinstance(anchor, Banded) else anchor.new_zeros(one.size, two.size)
         if isinstance(one, Lin):
-            return torch.stack([_column(c, e.size) * self.covariance(e, two) for c, e in one.terms]).sum(0)
+            return _total([scale_points(c, 1.0, self.covariance(e, two)) for c, e in one.terms])
         if isinstance(one, Gather):
             return take(self.covariance(one.inner, two), one.index, 0)
         if isinstance(one, Mix):
-            return one.matrix @ self.covariance(one.inner, two)
+            K = self.covariance(one.inner, two)
+            return one.matrix @ K if isinstance(one.matrix, Tensor) else one.matrix.left(K)
         if isinstance(two, Source):
             return one.second  # type: ignore[attr-defined]  # two sources that are not disjoint are the same one
         return self.covariance(two, one).T
@@ -144,13 +177,23 @@ class Moments:
         if isinstance(expr, Gather):
             return take(self.mean(expr.inner), expr.index, 0)
         if isinstance(expr, Mix):
-            return expr.matrix @ self.mean(expr.inner)
+            m = self.mean(expr.inner)
+            return expr.matrix @ m if isinstance(expr.matrix, Tensor) else expr.matrix.vector(m)
         if isinstance(expr, Cat):
             return torch.stack([share * self.mean(e) for share, e in expr.parts]).sum(0)
-        return self._drawn(expr)[1]
+        if grid(expr) is not None and not isinstance(expr, Op):
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
+        else:
+            self._drawn(expr, None)
+        return expr.memo["mean"]  # type: ignore[return-value]
 
-    def _drawn(self, expr: Expr) -> tuple[Tensor, Tensor]:
-        """Second moment and mean by draws, with the relative standard error kept on the expression."""
+    def _drawn(self, expr: Expr, where: Banded | None) -> Kernel:
+        """Second moment by draws, with the mean and the relative standard error kept on the expression."""
+        pairs = grid(expr)
+        if pairs is not None and not isinstance(expr, Op):
+            mask = None if where is None else where.values != 0
+            found, expr.memo["mean"], expr.memo["error"] = drawn_second(expr, pairs, self.second, self.seed, mask)
+            return found
         h = self.draws(expr, self._frozen_count(expr))
         blocks = h.reshape(_REPLICATES, -1, expr.size)
         diagonals = blocks.square().mean(1)
@@ -158,7 +201,10 @@ class Moments:
         spread = diagonals.std(0) / math.sqrt(_REPLICATES)
         expr.memo["error"] = float((spread / second.diagonal().clamp_min(1e-300)).max())
         expr.memo["mean"] = h.mean(0)
-        return second, expr.memo["mean"]  # type: ignore[return-value]
+        if pairs is not None:
+            p, q, _ = pairs.index
+            second = Banded(second[p, q], pairs)
+        return second
 
     def _frozen_count(self, expr: Expr) -> int | None:
         """Number of draws that an expression is bound to by a part of it that is drawn already."""
@@ -205,7 +251,8 @@ class Moments:
         if isinstance(expr, Gather):
             return take(self.draws(expr.inner, count), expr.index, 1)
         if isinstance(expr, Mix):
-            return self.draws(expr.inner, count) @ expr.matrix.T
+            h = self.draws(expr.inner, count)
+            return h @ expr.matrix.T if isinstance(expr.matrix, Tensor) else expr.matrix.draws(h)
         if isinstance(expr, Op):
             return expr.function(self.draws(expr.inner, count))
         if isinstance(expr, Frozen):
@@ -223,7 +270,7 @@ class Moments:
 
     def _draw_source(self, expr: Source, count: int) -> Tensor:
         seed = self._seeds.setdefault(expr.key, self.seed * 1_000_003 + len(self._seeds) + 1)
-        like = expr.second
+        like = dense(expr.second)
         if expr.drop is not None:
             generator = torch.Generator().manual_seed(seed)
             keep = torch.rand(count, expr.size, generator=generator) >= expr.drop
@@ -259,8 +306,9 @@ def standard_draws(count: int, size: int, seed: int) -> Tensor:
     return out
 
 
-def square_root(K: Tensor) -> Tensor:
+def square_root(K: Kernel) -> Tensor:
     """A matrix whose product with its transpose is the covariance K, also where K is singular."""
+    K = dense(K)
     scale = float(K.diagonal().abs().max())
     if scale == 0.0:
         return torch.zeros_like(K)
@@ -275,6 +323,7 @@ def square_root(K: Tensor) -> Tensor:
 
 def take(values: Tensor, index: Tensor, dim: int) -> Tensor:
     """``index_select`` in which -1 stands for zero."""
+    values = dense(values)
     picked = values.index_select(dim, index.clamp_min(0))
     if bool((index < 0).any()):
         shape = [1] * picked.ndim
@@ -295,13 +344,8 @@ def _children(expr: Expr) -> list[Expr]:
     return []
 
 
-def _column(c: float | Tensor, size: int) -> float | Tensor:
-    return c[:, None] if isinstance(c, Tensor) else c
-
-
-def _outer(c: float | Tensor, d: float | Tensor, size: int) -> float | Tensor:
-    if not isinstance(c, Tensor) and not isinstance(d, Tensor):
-        return c * d
-    left = c[:, None] if isinstance(c, Tensor) else c
-    right = d[None, :] if isinstance(d, Tensor) else d
-    return left * right
+def _total(parts: list[Kernel]) -> Kernel:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -85,13 +85,13 @@ def affine(step: Step, expr: Expr, ctx: Context) -> Expr:
     gain, bias = ctx.weight(step, "weight"), ctx.weight(step, "bias")
     if gain is not None:
         law = gain[1]
-        expr = scaled(expr, law.mean) if law.std == 0.0 else product(expr, ctx.parameter(law, expr.size))
+        expr = scaled(expr, law.mean) if law.std == 0.0 else product(expr, ctx.parameter(law, expr))
     if bias is not None and bias[1].second_moment > 0.0:
         law = bias[1]
         if law.std == 0.0:
             expr = lin([(1.0, expr)], ctx.full(expr.size, law.mean))
         else:
-            expr = lin([(1.0, expr), (1.0, ctx.parameter(law, expr.size))])
+            expr = lin([(1.0, expr), (1.0, ctx.parameter(law, expr))])
     return expr
 
 

@@ -9,10 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leadline.program import Step
+from leadline.rules.banded import Banded, band
+from leadline.rules.banded_conv import Window, window_sum
+from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_plan import image_grid
+from leadline.rules.banded_pool import average, average_back, maximum, maximum_back
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.conv import _many, _with_samples, taps_of
-from leadline.rules.expr import mix, op
+from leadline.rules.expr import Expr, apply, grid, mix, op, source
+from leadline.rules.point_map import SiteMean
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Average", "Interpolate", "Maximum"]
@@ -32,12 +38,27 @@ class _Linear(Rule):
     def forward(self, step: Step, ctx: Context) -> State | Fixed:
         """Map the expression over points."""
         state = ctx.state(argument(step, "self", "input"))
+        pairs = grid(state.expr)
+        if pairs is not None:
+            return State(self.large(step, state.expr, pairs, ctx), step.points, step.width, None, state.exact)
         return State(mix(state.expr, self.matrix(step, ctx)), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The transposed map."""
+        ref = argument(step, "self", "input")
+        pairs = grid(ctx.state(ref).expr)
+        if pairs is not None:
+            return {ref.name: self.large_back(step, cotangent, pairs, ctx)}
         A = self.matrix(step, ctx)
-        return {argument(step, "self", "input").name: fresh(A.T @ cotangent.total(ctx.moments) @ A)}
+        return {ref.name: fresh(A.T @ cotangent.total(ctx.moments) @ A)}
+
+    def large(self, step: Step, expr: Expr, pairs: Grid, ctx: Context) -> Expr:
+        """The map on a large image."""
+        raise NoRule(f"{step.op} of an image of {pairs.sites} pixels")
+
+    def large_back(self, step: Step, cotangent: Cotangent, pairs: Grid, ctx: Context) -> Cotangent:
+        """The transposed map on a large image."""
+        raise NoRule(f"{step.op} of an image of {pairs.sites} pixels")
 
     def matrix(self, step: Step, ctx: Context) -> Tensor:
         """The map over points, shape (P_out, P_in)."""
@@ -59,6 +80,46 @@ class _Linear(Rule):
 class Average(_Linear):
     """M' = mean over the two windows of M_st."""
 
+    def large(self, step: Step, expr: Expr, pairs: Grid, ctx: Context) -> Expr:
+        """Over the whole image by quadrature over offsets; over windows by sums over lags."""
+        sizes, out, _ = _sizes(step, ctx)
+        if out == sizes:
+            return expr
+        if math.prod(out) == 1:
+            return mix(expr, SiteMean(pairs))
+        target = image_grid(step, ctx)
+        window = _average_window(step, sizes, out)
+        K = average(ctx.moments.second(expr), window, target)  # type: ignore[arg-type]
+        planes = ctx.moments.mean(expr).reshape(pairs.samples, *pairs.sizes)
+        mean = window_sum(planes, window, out).reshape(-1) / window.count
+        return source(K, mean=mean if bool(mean.any()) else None, gaussian=False)
+
+    def large_back(self, step: Step, cotangent: Cotangent, pairs: Grid, ctx: Context) -> Cotangent:
+        """The transpose."""
+        sizes, out, _ = _sizes(step, ctx)
+        if out == sizes:
+            return cotangent
+        total = cotangent.total(ctx.moments)
+        if math.prod(out) == 1:
+            return fresh(SiteMean(pairs).adjoint(total))
+        return fresh(average_back(band(total, image_grid(step, ctx)), _average_window(step, sizes, out), pairs))  # type: ignore[arg-type]
+
+
+def _average_window(step: Step, sizes: list[int], out: list[int]) -> Window:
+    rank = len(sizes)
+    if "adaptive" in step.op:
+        if any(n % m for n, m in zip(sizes, out, strict=True)):
+            raise NoRule("adaptive pooling to a size that does not divide the image's")
+        kernel = stride = [n // m for n, m in zip(sizes, out, strict=True)]
+        padding = [0] * rank
+    else:
+        kernel = _many(step.arguments["kernel_size"], rank)
+        stride = _many(step.arguments["stride"], rank) if step.arguments.get("stride") else kernel
+        padding = _many(step.arguments.get("padding", 0), rank)
+        if any(padding) and not step.arguments.get("count_include_pad", True):
+            raise NoRule("average pooling that leaves padding out of its count")
+    return Window.of(kernel, stride, padding, [1] * rank)
+
 
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
 class Interpolate(_Linear):
@@ -72,23 +133,42 @@ class Maximum(Rule):
     def forward(self, step: Step, ctx: Context) -> State:
         """The maximum of drawn channels over each window."""
         state = ctx.state(argument(step, "self", "input"))
-        return State(op(state.expr, _window_max(self.taps(step, ctx)), len(self.taps(step, ctx))), step.points, step.width,
-                     None, state.exact)
+        target = image_grid(step, ctx) if grid(state.expr) is not None else None
+        if target is not None:
+            pooled = maximum(state.expr, self.window(step, ctx), target, ctx.moments.second, ctx.moments.seed)  # type: ignore[arg-type]
+            ctx.cache[f"pooled:{step.name}"] = pooled
+            made = source(pooled.second, mean=pooled.mean, gaussian=False)
+            made.memo["error"] = pooled.error
+            return State(made, step.points, step.width, None, False)
+        taps = self.taps(step, ctx)
+        return State(op(state.expr, _window_max(taps), len(taps)), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The derivative goes to the site that won, draw by draw."""
         ref = argument(step, "self", "input")
-        state = ctx.state(ref)
-        return {ref.name: ctx.through_draws(state.expr, _window_max(self.taps(step, ctx)), cotangent)}
+        expr = ctx.state(ref).expr
+        pairs = grid(expr)
+        if pairs is not None:
+            pooled, target = ctx.cache[f"pooled:{step.name}"], image_grid(step, ctx)
+            D = maximum_back(band(cotangent.total(ctx.moments), target), pooled, self.window(step, ctx), pairs)  # type: ignore[arg-type]
+            if pooled.slope is not None:
+                # the activation's own slope follows: what the winners have is in D already
+                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1))  # type: ignore[attr-defined]
+                D = Banded(torch.where(slope.values > 0, D.values / slope.values.clamp_min(1e-12), D.values * 0), pairs, comb=True)  # type: ignore[union-attr]
+            return {ref.name: fresh(D)}
+        return {ref.name: ctx.through_draws(expr, _window_max(self.taps(step, ctx)), cotangent)}
+
+    def window(self, step: Step, ctx: Context) -> Window:
+        """Where the sites of a window are."""
+        rank, a = len(_sizes(step, ctx)[0]), step.arguments
+        kernel = _many(a["kernel_size"], rank)
+        stride = _many(a["stride"], rank) if a.get("stride") else kernel
+        return Window.of(kernel, stride, _many(a.get("padding", 0), rank), _many(a.get("dilation", 1), rank))
 
     def taps(self, step: Step, ctx: Context) -> Tensor:
         """Points of each window, -1 outside."""
         sizes, out, samples = _sizes(step, ctx)
-        rank, a = len(sizes), step.arguments
-        kernel = _many(a["kernel_size"], rank)
-        stride = _many(a["stride"], rank) if a.get("stride") else kernel
-        site = taps_of(sizes, out, kernel, stride, _many(a.get("padding", 0), rank), _many(a.get("dilation", 1), rank))
-        return _with_samples(site, math.prod(sizes), samples)
+        return _with_samples(taps_of(sizes, out, self.window(step, ctx)), math.prod(sizes), samples)
 
 
 def _window_max(taps: Tensor):  # type: ignore[no-untyped-def]

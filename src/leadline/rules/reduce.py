@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from leadline.program import Axis, Step
+from leadline.rules.banded_grid import Grid
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import mix
+from leadline.rules.expr import grid, mix
+from leadline.rules.point_map import SiteMean
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Mean"]
@@ -29,12 +31,19 @@ class Mean(Rule):
                 raise NoRule("a mean over channels and sites at once")
             mean = ctx.moments.mean(state.expr) * (state.width if step.op == "sum" else 1)
             return Fixed(ctx.arrange(mean[None], step.layout), step.layout)
+        pairs = grid(state.expr)
+        if pairs is not None:
+            return State(mix(state.expr, _site_mean(step, axes, state, pairs)), step.points, step.width, None, state.exact)
         return State(mix(state.expr, self._matrix(step, axes, state, ctx)), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Spread back."""
         ref = argument(step, "self")
         state = ctx.state(ref)
+        pairs = grid(state.expr)
+        if pairs is not None:
+            total = cotangent.total(ctx.moments)
+            return {ref.name: fresh(_site_mean(step, _reduced(step, ctx), state, pairs).adjoint(total))}
         A = self._matrix(step, _reduced(step, ctx), state, ctx)
         return {ref.name: fresh(A.T @ cotangent.total(ctx.moments) @ A)}
 
@@ -48,6 +57,12 @@ class Mean(Rule):
         weight = 1.0 if step.op == "sum" else 1.0 / groups.shape[1]
         A.scatter_(1, groups.to(ctx.device), weight)
         return A
+
+
+def _site_mean(step: Step, axes: list[Axis], state: State, pairs: Grid) -> SiteMean:
+    if {a.serial for a in axes} != {a.serial for a in state.points if a.kind == "site"}:
+        raise NoRule("a mean over some of the sites of a large image")
+    return SiteMean(pairs, float(pairs.sites) if step.op == "sum" else 1.0)
 
 
 def _reduced(step: Step, ctx: Context) -> list[Axis]:

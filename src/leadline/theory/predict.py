@@ -11,6 +11,10 @@ from torch import Tensor
 
 from leadline.program import Program, Step
 from leadline.rules import RULES, Context, Cotangent, Fixed, Moments, NoRule, Rule, State, rule_for
+from leadline.rules.banded import Banded
+from leadline.rules.banded_offsets import Images
+from leadline.rules.expr import grid
+from leadline.rules.kernel import identity
 from leadline.rules.fallback import Drawn
 from leadline.rules.state import collapse, fresh, merge
 from leadline.theory.quantities import describe
@@ -44,6 +48,8 @@ class Prediction:
         """Second moment of the output per unit between inputs, averaged over equal sites; shape (inputs, inputs)."""
         state = self.context.state(_Name(self.program.output))
         K = self.context.moments.second(state.expr)
+        if isinstance(K, Banded):
+            return K.select().mean(0)
         sites = [a for a in state.points if a.kind != "sample"]
         if not sites:
             return K
@@ -76,7 +82,8 @@ class _Name:
     name: str
 
 
-def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**20, progress: Progress | None = None) -> Prediction:
+def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**20, images: Images = Images(),
+            progress: Progress | None = None) -> Prediction:
     """Predict every step of a Program from the laws of its weights.
 
     Args:
@@ -84,6 +91,7 @@ def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**
         x: not needed (the Program holds the batch that it was traced with); accepted for symmetry with ``measure``.
         seed: of the draws that some expectations take.
         budget: draws times points of one such expectation.
+        images: how many pairs of sites of a large image are carried.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -97,7 +105,7 @@ def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**
     device = next((p.device for p in program.model.parameters()), torch.device("cpu"))
     if device.type == "mps":
         dtype = torch.float32  # no float64 there
-    ctx = Context(program, Moments(seed=seed, budget=budget), dtype=dtype, device=device)
+    ctx = Context(program, Moments(seed=seed, budget=budget), dtype=dtype, device=device, images=images)
     total = 2 * len(program.steps)
     drawn: dict[str, str] = {}
     for number, step in enumerate(program.steps):
@@ -181,7 +189,7 @@ def _backward(program: Program, ctx: Context, drawn: dict[str, str], progress: P
     if not isinstance(output, State):
         return {}
     P = output.expr.size
-    start = torch.eye(P, dtype=ctx.dtype, device=ctx.device) / P
+    start = identity(P, ctx.full(1, 0.0), grid(output.expr)) * (1 / P)
     arriving: dict[tuple[str, int], list[Cotangent]] = {(program.output, 0): [fresh(start)]}
     found: dict[str, Cotangent] = {}
     for number, step in enumerate(reversed(program.steps)):

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from leadline.program import Step
 from leadline.rules import Context, Cotangent, State
+from leadline.rules.banded import Banded
+from leadline.rules.kernel import outer
 from leadline.rules.elementwise import activation_of
 from leadline.rules.expr import Apply, gaussian
 from leadline.theory.fixed_point import fixed_point
 from leadline.theory.rows import Estimate, Row
 
 __all__ = ["correlations", "describe"]
+
+_NODES = 256
 
 
 def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool) -> Row:
@@ -57,7 +61,11 @@ def _flat(step: Step, ctx: Context, row: Row) -> None:
     inner = ctx.state(step.arguments["input"]).expr
     if gaussian(inner):
         act = activation_of(step, ctx)
-        row.values["flat_fraction"] = Estimate(float(act.flat_fraction(ctx.moments.diagonal(inner)).mean()))
+        K = ctx.moments.diagonal(inner).sort().values
+        few = 1 if act.scale_invariant else _NODES
+        if K.numel() > few:  # a mean over points from equally many of each part of their distribution
+            K = K[(torch.arange(few) + 0.5).mul(K.numel() / few).long()]
+        row.values["flat_fraction"] = Estimate(float(act.flat_fraction(K).mean()))
 
 
 def _fixed(step: Step, ctx: Context, row: Row) -> None:
@@ -99,6 +107,25 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
     row.values["tangent_kernel"] = Estimate(share, share * cotangent.error())
 
 
+def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
+    """The same from a kernel that is carried at offsets; pairs of sites by quadrature."""
+    pairs = K.grid
+    C = K * outer(inverse, inverse, pairs)
+    alive = outer((inverse > 0).to(inverse), (inverse > 0).to(inverse), pairs)
+    p, q, _ = pairs.index
+    same_sample = (p // pairs.sites == q // pairs.sites).to(inverse)
+    same_site = torch.zeros_like(inverse[:1]).expand(pairs.pairs).clone()
+    same_site[: pairs.counts[0] * len(pairs.sample_pairs[0])] = 1.0
+    out: dict[str, float] = {}
+    for name, mask in (("correlation", same_site * (1 - same_sample)), ("site_correlation", same_sample * (1 - same_site))):
+        count = float((alive * mask).sum())
+        if count > 0:
+            out[name] = float((C * mask).sum()) / count
+    if "correlation" not in out and "site_correlation" in out:
+        out["correlation"] = out["site_correlation"]
+    return out
+
+
 def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
     """Mean correlation between samples at equal sites, and between sites of one sample, from a kernel over points.
 
@@ -110,7 +137,9 @@ def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
         ``correlation`` (between samples; between sites where there is one sample) and ``site_correlation``.
     """
     norm = K.diagonal().clamp_min(0).sqrt()
-    inverse = torch.where(norm > 0, 1 / norm.clamp_min(1e-300), norm)
+    inverse = torch.where(norm > 0, 1 / norm.clamp_min(1e-30), norm)
+    if isinstance(K, Banded):
+        return banded_correlations(K, inverse)
     C = K * inverse[:, None] * inverse[None, :]
     alive = (norm > 0).to(K)
     out: dict[str, float] = {}

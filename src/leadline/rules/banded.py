@@ -1,0 +1,246 @@
+"""A kernel over the points of images that holds only some offsets between sites: what a full matrix would not fit.
+
+It takes part in the same elementwise algebra as a (points, points) tensor: sums, products, diagonals, outer products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_offsets import half_plane, interpolation
+
+__all__ = ["Banded", "band", "dense"]
+
+_DENSE = 2048  # points up to which a banded kernel can be filled in to a full matrix
+
+
+class Banded:
+    """Values of a kernel at the pairs of a :class:`~leadline.rules.banded_grid.Grid`.
+
+    Args:
+        values: K(p, q) of each pair, shape (pairs,).
+        grid: the pairs.
+        back: K(q, p) where the kernel is not symmetric.
+        comb: whether the kernel may be zero at offsets that a coarser map does not have.
+    """
+
+    __slots__ = ("back", "comb", "grid", "values")
+
+    def __init__(self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False) -> None:
+        self.values, self.grid, self.back, self.comb = values, grid, back, comb
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(points, points)."""
+        return self.grid.points, self.grid.points
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the values."""
+        return self.values.device
+
+    @property
+    def T(self) -> Banded:
+        """The transpose."""
+        return self if self.back is None else Banded(self.back, self.grid, self.values, self.comb)
+
+    def diagonal(self) -> Tensor:
+        """K(p, p), shape (points,)."""
+        return self.values[: self.grid.points]
+
+    def new_ones(self, *size: int) -> Tensor:
+        """As of a tensor."""
+        return self.values.new_ones(*size)
+
+    def new_zeros(self, *size: int) -> Tensor:
+        """As of a tensor."""
+        return self.values.new_zeros(*size)
+
+    def new_tensor(self, value: float) -> Tensor:
+        """As of a tensor."""
+        return self.values.new_tensor(value)
+
+    def square(self) -> Banded:
+        """Elementwise."""
+        return self * self
+
+    def sum(self) -> Tensor:
+        """Sum over all pairs of points, by quadrature over the offsets."""
+        return self._weighted(self.values if self.back is None else (self.values + self.back) / 2)
+
+    def mean(self) -> Tensor:
+        """Mean over all pairs of points."""
+        return self.sum() / self.grid.points**2
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        by_slot = self.by_offset(values).to(torch.float64)
+        total = 2 * (by_slot * self.grid.weights(self.comb).to(by_slot)).sum() - values[: self.grid.points].sum(dtype=torch.float64)
+        return total.to(values)
+
+    def by_offset(self, values: Tensor | None = None) -> Tensor:
+        """Sum of the carried pairs of each offset, shape (offsets,)."""
+        values = self.values if values is None else values
+        sizes = [n * len(p) for n, p in zip(self.grid.counts, self.grid.sample_pairs, strict=True)]
+        return torch.stack([part.sum() for part in values.split(sizes)])
+
+    def row_means(self) -> Tensor:
+        """Mean over all points q of K(p, q), shape (points,); each class of offsets by its carried members."""
+        grid = self.grid
+        p, q, _ = grid.index
+        P, B = grid.points, grid.samples
+        back = self.values if self.back is None else self.back
+        own = grid.counts[0] * len(grid.sample_pairs[0])
+        total = self.diagonal().to(torch.float64).clone()
+        total.index_add_(0, p[P:own], self.values[P:own].double())
+        total.index_add_(0, q[P:own], back[P:own].double())
+        weights, slots = grid.weights(self.comb).to(self.device)[grid.slot[own:]], grid.slot[own:]
+        classes = torch.tensor(grid.classes if self.comb else [0] * len(grid.offsets))[slots]
+        known = sorted(set(classes.tolist()))
+        partners = _partners(grid, known) if len(known) > 1 else {known[0]: torch.full((P,), P - B).double()} if known else {}
+        for c in known:
+            # weights of ordered pairs: half of what a pair of both orders stands for, each way
+            mine = (classes == c).nonzero()[:, 0]
+            w = weights[mine]
+            sums, norm = torch.zeros(P, dtype=torch.float64), torch.zeros(P, dtype=torch.float64)
+            for index, values in ((p, self.values), (q, back)):
+                sums.index_add_(0, index[own:][mine], w * values[own:][mine].double())
+                norm.index_add_(0, index[own:][mine], w)
+            overall = sums.sum() / norm.sum().clamp_min(1e-300)
+            total += partners[c] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
+        return (total / P).to(self.values)
+
+    def quadrature_error(self) -> Tensor:
+        """Standard error of :meth:`mean` from how well each offset's mean is foretold by the others'."""
+        grid = self.grid
+        sizes = torch.tensor([n * len(p) for n, p in zip(grid.counts, grid.sample_pairs, strict=True)], dtype=torch.float64)
+        means = self.by_offset().double() / sizes
+        if len(half_plane(grid.sizes)) + 1 == len(grid.offsets) or len(grid.offsets) < 3:
+            return means.new_tensor(0.0 if len(grid.offsets) > 2 else math.nan)
+        residual = means - grid.left_out @ means
+        share = 2 * sizes * grid.weights(False) / grid.points**2
+        return (share[1:] * residual[1:]).square().sum().sqrt()
+
+    def select(self, offset: int = 0) -> Tensor:
+        """Kernel between samples at equal sites, shape (sites, samples, samples)."""
+        B, S = self.grid.samples, self.grid.sites
+        out = self.values.new_zeros(S, B, B)
+        for plane, (a, b) in enumerate(self.grid.sample_pairs[0]):
+            out[:, a, b] = self.values[plane * S : (plane + 1) * S]
+            out[:, b, a] = (self.values if self.back is None else self.back)[plane * S : (plane + 1) * S]
+        return out
+
+    def _with(self, other: Any, f: Callable[[Any, Any], Tensor]) -> Any:
+        if isinstance(other, Banded):
+            if other.grid is not self.grid:
+                raise ValueError(f"two kernels on different pairs ({other.grid} and {self.grid}) cannot be combined.")
+            back = None
+            if self.back is not None or other.back is not None:
+                back = f(self.values if self.back is None else self.back, other.values if other.back is None else other.back)
+            return Banded(f(self.values, other.values), self.grid, back, self.comb or other.comb)
+        if isinstance(other, Tensor) and other.dim() == 2:
+            return f(dense(self), other)
+        return Banded(f(self.values, other), self.grid, None if self.back is None else f(self.back, other), self.comb)
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a + b)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a - b)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a * b)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a / b)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """A full matrix or a number beside a banded kernel."""
+        name = getattr(func, "__name__", "")
+        if len(args) == 2 and name in ("add", "mul", "__radd__", "__rmul__", "__add__", "__mul__") and isinstance(args[1], Banded):
+            return args[1]._with(args[0], (lambda a, b: a + b) if "add" in name else lambda a, b: a * b)
+        return NotImplemented
+
+
+def _partners(grid: Grid, classes: list[int]) -> dict[int, Tensor]:
+    """Points of each class of offsets from every point, other sites only, shape (points,)."""
+    at_least = []
+    for level in grid.plan.levels:
+        count = torch.ones((), dtype=torch.float64)
+        for n, step, unit in zip(grid.sizes, level, grid.level, strict=True):
+            ratio = max(step // unit, 1)
+            here = torch.arange(n)
+            along = torch.div(here, ratio, rounding_mode="floor") + torch.div(n - 1 - here, ratio, rounding_mode="floor") + 1
+            count = (count[..., None] * along.double()).reshape(*count.shape, n)
+        at_least.append((count.reshape(-1) - 1) * grid.samples)
+    out = {}
+    for c in classes:
+        here = at_least[c] if c >= 0 else torch.full_like(at_least[0], grid.points - grid.samples)
+        coarser = at_least[c + 1] if c + 1 < len(at_least) else torch.zeros_like(here)
+        out[c] = (here - coarser).repeat(grid.samples)
+    return out
+
+
+def band(K: Banded | Tensor, grid: Grid) -> Banded:
+    """A full matrix at the pairs of a grid."""
+    if isinstance(K, Banded):
+        return K
+    p, q, _ = grid.index
+    return Banded(K[p, q], grid)
+
+
+def dense(K: Banded | Tensor) -> Tensor:
+    """The full matrix; offsets that are not carried are interpolated.
+
+    Raises:
+        ValueError: the matrix would have too many entries.
+    """
+    if isinstance(K, Tensor):
+        return K
+    grid, S = K.grid, K.grid.sites
+    if grid.points > _DENSE:
+        raise ValueError(f"a step needs all pairs of {grid.points} points, which do not fit; pass smaller images to predict it.")
+    wanted = half_plane(grid.sizes)
+    out = K.values.new_zeros(grid.points, grid.points)
+    p, q, _ = grid.index
+    table = interpolation(grid.offsets[1:], wanted).to(K.values) if len(grid.offsets) > 1 else None
+    back = K.values if K.back is None else K.back
+    if table is not None:
+        planes, other = grid.planes(K.values), grid.planes(back)
+        valid = grid.planes(torch.ones_like(K.values))
+        B = grid.samples
+        for number, o in enumerate(wanted):
+            # an offset's pairs are the carried offsets' nearest pairs, at the same first site where that exists
+            w = table[number]
+            top = [int(k) for k in (w > 1e-3).nonzero()[:, 0]]
+            here = torch.arange(S).reshape(grid.sizes)[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, grid.sizes, strict=True))].reshape(-1)
+            shift = sum(x * math.prod(grid.sizes[d + 1 :]) for d, x in enumerate(o))
+            for place, (a, b) in enumerate([(a, b) for a in range(B) for b in range(B)]):
+                value, norm, mirror = (K.values.new_zeros(S) for _ in range(3))
+                for k in top:
+                    plane = grid.starts[k + 1] + place
+                    v = planes[plane].reshape(-1)
+                    inside = valid[plane].reshape(-1)
+                    mean, mean_back = v.sum() / inside.sum(), other[plane].sum() / inside.sum()
+                    value += w[k] * torch.where(inside > 0, v, mean)
+                    mirror += w[k] * torch.where(inside > 0, other[plane].reshape(-1), mean_back)
+                    norm += w[k]
+                out[a * S + here, b * S + here + shift] = (value / norm)[here]
+                out[b * S + here + shift, a * S + here] = (mirror / norm)[here]
+    out[p, q] = K.values
+    out[q, p] = back
+    return out

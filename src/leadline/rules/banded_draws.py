@@ -1,0 +1,267 @@
+"""Moments of an expression at pairs of points, by quasi-random draws of the two points alone.
+
+All pairs share the same points of the unit cube. A pair's correlation is taken from few draws of the two points, the
+variances from many draws of each point: on common draws their errors cancel in the correlation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from leadline.activations import Activation
+from leadline.rules.banded import Banded
+from leadline.rules.banded_grid import Grid
+from leadline.rules.expr import NoRule
+from leadline.rules.expr import Apply, Cat, Expr, Lin, Product, Source, gaussian
+
+__all__ = ["Evaluator", "drawn_mean", "drawn_second", "leaves_of", "normals", "unique"]
+
+REPLICATES = 4
+PAIR_DRAWS, POINT_DRAWS = 256, 4096
+_CHUNK = 2**17  # numbers of one array while pairs are evaluated, so that it stays in cache
+
+
+@dataclass
+class Evaluator:
+    """Evaluates an expression at tuples of points, given standard normals for its Gaussian parts.
+
+    ``at``: points (tuples, m). ``roots``: part -> square root of its covariance (tuples, m, m). ``means``: part -> mean
+    (tuples, m). ``z``: part -> normals (m, draws).
+    """
+
+    at: Tensor
+    roots: dict[int, Tensor]
+    means: dict[int, Tensor]
+    z: dict[int, Tensor]
+    seen: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, expr: Expr) -> Tensor:
+        """Values, shape (tuples, m, draws)."""
+        key = id(expr)
+        if key not in self.seen:
+            self.seen[key] = self._value(expr)
+        return self.seen[key]
+
+    def _value(self, expr: Expr) -> Tensor:
+        key = id(expr)
+        if key in self.z:
+            return self._leaf(expr)
+        if isinstance(expr, Lin):
+            total: Tensor | None = None
+            for c, e in expr.terms:
+                part = self(e) * self._points(c) if isinstance(c, Tensor) else (self(e) if c == 1.0 else self(e) * c)
+                total = part if total is None else total + part
+            if expr.offset is not None:
+                offset = self._points(expr.offset)
+                total = offset.expand(*self.at.shape, self._count()) if total is None else total + offset
+            return total  # type: ignore[return-value]
+        if isinstance(expr, Apply):
+            return pointwise(expr.activation, expr.order)(self(expr.inner))
+        if isinstance(expr, Product):
+            return self(expr.left) * self(expr.right)
+        if isinstance(expr, Cat):
+            return self._cat(expr)
+        raise NoRule(f"a {type(expr).__name__.lower()} over images of this size is not drawn pair by pair")
+
+    def _leaf(self, expr: Expr) -> Tensor:
+        z, key = self.z[id(expr)], id(expr)
+        if isinstance(expr, Source) and expr.drop is not None:
+            return ((torch.special.ndtr(z) >= expr.drop).to(z) / (1 - expr.drop)).expand(self.at.shape[0], *z.shape)
+        root = self.roots[key]
+        if z.shape[0] == 1:
+            value = root * z
+        elif z.shape[0] == 2:
+            value = torch.empty(root.shape[0], 2, z.shape[1], dtype=z.dtype, device=z.device)
+            torch.mul(root[:, 0, 0, None], z[0], out=value[:, 0])
+            torch.mul(root[:, 1, 0, None], z[0], out=value[:, 1])
+            value[:, 1].addcmul_(root[:, 1, 1, None], z[1].expand(root.shape[0], -1))
+        else:
+            value = root @ z
+        mean = self.means.get(key)
+        return value if mean is None else value + mean[..., None]
+
+    def _points(self, vector: Tensor) -> Tensor:
+        return vector[self.at][..., None].to(next(iter(self.z.values())))
+
+    def _count(self) -> int:
+        return next(iter(self.z.values())).shape[1]
+
+    def _cat(self, expr: Cat) -> Tensor:
+        count = self._count()
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+        place = (order.double() + 0.5) / count
+        out: Tensor | None = None
+        low = 0.0
+        for share, e in expr.parts:
+            mine = ((place >= low) & (place < low + share)).to(self.at.device)
+            value = torch.where(mine, self(e), torch.zeros((), dtype=self(e).dtype))
+            out = value if out is None else out + value
+            low += share
+        return out  # type: ignore[return-value]
+
+
+def pointwise(activation: Activation, order: int) -> Callable[[Tensor], Tensor]:
+    """The activation or its slope, without detours for ReLU."""
+    if activation.slopes == (1.0, 0.0):
+        return torch.relu if order == 0 else lambda z: (z > 0).to(z)
+    return activation if order == 0 else activation.derivative
+
+
+def leaves_of(expr: Expr) -> list[Expr]:
+    """Gaussian parts (and other sources) of an expression that no two share a source, largest first."""
+    found: dict[int, Expr] = {}
+    split: set[int] = set()
+    while True:
+        found.clear()
+        _collect(expr, found, split)
+        owners: dict[Hashable, list[Expr]] = {}
+        for e in found.values():
+            for key in e.sources:
+                owners.setdefault(key, []).append(e)
+        shared = {id(e) for es in owners.values() if len(es) > 1 for e in es if not isinstance(e, Source)}
+        if not shared:
+            return list(found.values())
+        split |= shared
+
+
+def _collect(expr: Expr, found: dict[int, Expr], split: set[int]) -> None:
+    if isinstance(expr, Source) or (gaussian(expr) and id(expr) not in split):
+        found[id(expr)] = expr
+    elif isinstance(expr, Lin):
+        for _, e in expr.terms:
+            _collect(e, found, split)
+    elif isinstance(expr, Apply):
+        _collect(expr.inner, found, split)
+    elif isinstance(expr, Product):
+        _collect(expr.left, found, split)
+        _collect(expr.right, found, split)
+    elif isinstance(expr, Cat):
+        for _, e in expr.parts:
+            _collect(e, found, split)
+    else:
+        raise NoRule(f"a {type(expr).__name__.lower()} over images of this size is not drawn pair by pair")
+
+
+def normals(dims: int, count: int, replicates: int, seed: int, like: Tensor) -> Tensor:
+    """Standard normals (dims, count): scrambled Sobol points and their negatives in each replicate."""
+    half = count // replicates // 2
+    blocks = []
+    for r in range(replicates):
+        engine = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed * 1_009 + r)
+        u = engine.draw(half, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        x = torch.special.ndtri(u).T
+        x = torch.cat([x, -x], 1)
+        if dims <= half // 2:  # the sample's own covariance is made the identity
+            root = torch.linalg.cholesky(x @ x.T / x.shape[1])
+            x = torch.linalg.solve_triangular(root, x, upper=False)
+        blocks.append(x)
+    return torch.cat(blocks, 1).to(like)
+
+
+def unique(leaves: list[Expr]) -> tuple[list[Expr], dict[int, int]]:
+    """One of each set of leaves that are the same source, and which of them each leaf is."""
+    first: dict[Hashable, int] = {}
+    kept: list[Expr] = []
+    number: dict[int, int] = {}
+    for e in leaves:
+        key = e.key if isinstance(e, Source) else id(e)
+        if key not in first:
+            first[key] = len(kept)
+            kept.append(e)
+        number[id(e)] = first[key]
+    return kept, number
+
+
+
+
+def drawn_mean(expr: Expr, grid: Grid, second: Callable[[Expr], Banded], seed: int) -> tuple[Tensor, Tensor, float]:
+    """Mean and second moment at each point, shape (points,), and the relative standard error of the latter."""
+    leaves = leaves_of(expr)
+    kept, number = unique(leaves)
+    own = {id(e): second(e).diagonal() for e in leaves}
+    replicates = 2 * REPLICATES
+    z = normals(len(kept), POINT_DRAWS, replicates, seed, own[id(leaves[0])])
+    parts = {id(e): z[number[id(e)]][None] for e in leaves}
+    means, seconds, spreads = [], [], []
+    for at in torch.arange(grid.points).split(max(_CHUNK // POINT_DRAWS, 1)):
+        roots, offsets = {}, {}
+        for e in leaves:
+            variance, mean = own[id(e)][at], e.mean if isinstance(e, Source) else None
+            if mean is not None:
+                offsets[id(e)] = mean[at][:, None]
+                variance = variance - mean[at].square()
+            roots[id(e)] = variance.clamp_min(0).sqrt()[:, None, None]
+        value = Evaluator(at[:, None], roots, offsets, parts)(expr)[:, 0].reshape(at.numel(), replicates, -1)
+        means.append(value.mean((1, 2)))
+        per = value.square().mean(2)
+        seconds.append(per.mean(1))
+        spreads.append(per.std(1) / math.sqrt(replicates))
+    total = torch.cat(seconds)
+    error = float(torch.cat(spreads).mean() / total.mean().clamp_min(1e-30))
+    return torch.cat(means), total, error
+
+
+def drawn_second(expr: Expr, grid: Grid, second: Callable[[Expr], Banded], seed: int,
+                 where: Tensor | None = None) -> tuple[Banded, Tensor, float]:
+    """<h_p h_q> at the pairs of a grid, the mean at its points, and the relative standard error.
+
+    Args:
+        expr: a function of sources whose second moments are banded.
+        grid: the pairs.
+        second: second moment of a part of the expression.
+        seed: of the draws.
+        where: pairs that are wanted (the others are left zero), shape (pairs,); None for all.
+    """
+    mean, own, error = drawn_mean(expr, grid, second, seed)
+    P = grid.points
+    wanted = torch.arange(P, grid.pairs) if where is None else where[P:].nonzero()[:, 0] + P
+    values = own.new_zeros(grid.pairs)
+    values[:P] = own
+    leaves = leaves_of(expr)
+    kept, number = unique(leaves)
+    z = normals(2 * len(kept), PAIR_DRAWS, REPLICATES, seed + 1, own)
+    kernels = {id(e): second(e) for e in leaves}
+    p, q, _ = grid.index
+    worst = 0.0
+    for count, chunk in enumerate(wanted.split(max(_CHUNK // PAIR_DRAWS // 2, 1))):
+        if chunk.numel() == 0:
+            break
+        at = torch.stack([p[chunk], q[chunk]], 1)
+        roots, means = {}, {}
+        for e in leaves:
+            K = kernels[id(e)]
+            a, b, c = K.values[at[:, 0]], K.values[at[:, 1]], K.values[chunk]
+            m = e.mean if isinstance(e, Source) else None
+            if m is not None:
+                mean_at = m[at]
+                means[id(e)] = mean_at
+                a, b, c = a - mean_at[:, 0].square(), b - mean_at[:, 1].square(), c - mean_at.prod(1)
+            roots[id(e)] = _root(a, c, b)
+        parts = {id(e): z[[number[id(e)], len(kept) + number[id(e)]]] for e in leaves}
+        value = Evaluator(at, roots, means, parts)(expr)
+        left, right = value[:, 0], value[:, 1]
+        cross, one, two = ((x * y) for x, y in ((left, right), (left, left), (right, right)))
+        cross, one, two = (x.reshape(x.shape[0], REPLICATES, -1).mean(2) for x in (cross, one, two))
+        scale = (own[at[:, 0]] * own[at[:, 1]]).clamp_min(0).sqrt()
+        norm = (one.mean(1) * two.mean(1)).sqrt()
+        values[chunk] = scale * torch.where(norm > 0, cross.mean(1) / norm.clamp_min(1e-30), norm)
+        if count % 16 == 0:
+            each = cross / (one * two).sqrt().clamp_min(1e-30)
+            worst = max(worst, float((each.std(1) / math.sqrt(REPLICATES)).mean()))
+    return Banded(values, grid), mean, math.hypot(error, worst)
+
+
+def _root(a: Tensor, c: Tensor, b: Tensor) -> Tensor:
+    """Lower Cholesky factors of 2 x 2 covariances, also singular ones; shape (tuples, 2, 2)."""
+    first = a.clamp_min(0).sqrt()
+    slope = torch.where(first > 0, c / first.clamp_min(1e-30), torch.zeros_like(c))
+    limit = b.clamp_min(0).sqrt()
+    slope = torch.minimum(torch.maximum(slope, -limit), limit)
+    out = a.new_zeros(a.shape[0], 2, 2)
+    out[:, 0, 0], out[:, 1, 0], out[:, 1, 1] = first, slope, (b - slope.square()).clamp_min(0).sqrt()
+    return out

@@ -1,0 +1,195 @@
+"""The pairs of points that a kernel over images carries: every pair of samples at a few offsets between their sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from leadline.rules.banded_offsets import Offset, half_plane, interpolation
+
+__all__ = ["Grid", "Plan"]
+
+
+@dataclass(eq=False)
+class Plan:
+    """The offsets of a whole network.
+
+    ``offsets``: in pixels of the input, zero first, half of the plane. ``levels``: pixels a step of the maps that occur.
+    ``samples``: images in the batch.
+    """
+
+    offsets: tuple[Offset, ...]
+    levels: tuple[Offset, ...]
+    samples: int
+    _grids: dict[tuple[Offset, Offset], Grid] = field(default_factory=dict, repr=False)
+
+    def grid(self, level: Sequence[int], sizes: Sequence[int]) -> Grid:
+        """Pairs of a map; the same object for the same map.
+
+        Args:
+            level: pixels a step of the map.
+            sizes: its sites in each dimension.
+        """
+        key = (tuple(level), tuple(sizes))
+        if key not in self._grids:
+            inside = []
+            for o in self.offsets:
+                step = tuple(x // t for x, t in zip(o, level, strict=True))
+                if all(x % t == 0 for x, t in zip(o, level, strict=True)) and all(abs(x) < n for x, n in zip(step, sizes, strict=True)):
+                    inside.append(step)
+            self._grids[key] = Grid(self, key[0], key[1], tuple(inside))
+        return self._grids[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Pairs ((a, s), (b, s + o)) of points of one map.
+
+    The first pairs are the points with themselves; then the same site in two samples; then, offset by offset, all
+    ordered pairs of samples.
+    """
+
+    plan: Plan = field(repr=False)
+    level: Offset
+    sizes: Offset
+    offsets: tuple[Offset, ...]
+
+    @property
+    def samples(self) -> int:
+        """Images in the batch."""
+        return self.plan.samples
+
+    @cached_property
+    def sites(self) -> int:
+        """Sites of one image."""
+        return math.prod(self.sizes)
+
+    @property
+    def points(self) -> int:
+        """(sample, site) points."""
+        return self.samples * self.sites
+
+    @cached_property
+    def sample_pairs(self) -> list[list[tuple[int, int]]]:
+        """Pairs of samples of each offset; each has its own plane."""
+        B = self.samples
+        first = [(a, a) for a in range(B)] + [(a, b) for a in range(B) for b in range(a + 1, B)]
+        every = [(a, b) for a in range(B) for b in range(B)]
+        return [first] + [every] * (len(self.offsets) - 1)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Number of the first plane of each offset, and of the planes."""
+        out = [0]
+        for pairs in self.sample_pairs:
+            out.append(out[-1] + len(pairs))
+        return out
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Site pairs at each offset."""
+        return [math.prod(n - abs(x) for n, x in zip(self.sizes, o, strict=True)) for o in self.offsets]
+
+    @cached_property
+    def pairs(self) -> int:
+        """Number of pairs carried."""
+        return sum(n * len(p) for n, p in zip(self.counts, self.sample_pairs, strict=True))
+
+    @cached_property
+    def index(self) -> tuple[Tensor, Tensor, Tensor]:
+        """First point, second point and place in the planes of each pair."""
+        numbers = torch.arange(self.sites).reshape(self.sizes)
+        first, second, places = [], [], []
+        for k, o in enumerate(self.offsets):
+            here = numbers[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, self.sizes, strict=True))].reshape(-1)
+            there = numbers[tuple(slice(max(0, x), n - max(0, -x)) for x, n in zip(o, self.sizes, strict=True))].reshape(-1)
+            for plane, (a, b) in enumerate(self.sample_pairs[k], self.starts[k]):
+                first.append(here + a * self.sites)
+                second.append(there + b * self.sites)
+                places.append(here + plane * self.sites)
+        return torch.cat(first), torch.cat(second), torch.cat(places)
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """Offset number of each pair."""
+        sizes = torch.tensor([n * len(p) for n, p in zip(self.counts, self.sample_pairs, strict=True)])
+        return torch.repeat_interleave(torch.arange(len(self.offsets)), sizes)
+
+    def planes(self, values: Tensor) -> Tensor:
+        """Pairs as images, shape (planes, *sizes); pairs that leave the image are zero."""
+        flat = values.new_zeros(self.starts[-1] * self.sites)
+        flat[self.index[2]] = values
+        return flat.reshape(-1, *self.sizes)
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        """The inverse of :meth:`planes`."""
+        return planes.reshape(-1)[self.index[2]]
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """For each offset, the number of the coarsest level whose step divides it."""
+        return [self._class(o) for o in self.offsets]
+
+    def _class(self, offset: Offset) -> int:
+        pixels = [x * t for x, t in zip(offset, self.level, strict=True)]
+        found = -1
+        for number, level in enumerate(self.plan.levels):
+            if all(x % t == 0 for x, t in zip(pixels, level, strict=True)):
+                found = number
+        return found
+
+    def weights(self, comb: bool) -> Tensor:
+        """Ordered site pairs that one carried site pair stands for, by offset; 1 for offset zero.
+
+        ``comb``: the field may be zero at offsets that a coarser level's step does not divide (what a strided layer
+        sends back is): every class of offsets is then represented by its own.
+        """
+        return self._combed if comb else self._smooth
+
+    @cached_property
+    def _smooth(self) -> Tensor:
+        return self._quadrature([0] * len(self.offsets), lambda o: 0)
+
+    @cached_property
+    def _combed(self) -> Tensor:
+        return self._quadrature(self.classes, self._class)
+
+    def _quadrature(self, classes: list[int], class_of) -> Tensor:  # type: ignore[no-untyped-def]
+        wanted = half_plane(self.sizes)
+        weights = torch.zeros(len(self.offsets), dtype=torch.float64)
+        weights[0] = 1.0
+        by_class: dict[int, list[Offset]] = {}
+        for o in wanted:
+            by_class.setdefault(class_of(o), []).append(o)
+        known = {c for c in classes[1:]}
+        orphans = [o for c, members in by_class.items() if c not in known for o in members]
+        for c, members in by_class.items():
+            if c not in known:
+                continue
+            slots = [k for k in range(1, len(self.offsets)) if classes[k] == c]
+            self._share(weights, slots, members)
+        if orphans and len(self.offsets) > 1:
+            self._share(weights, list(range(1, len(self.offsets))), orphans)
+        return weights
+
+    def _share(self, weights: Tensor, slots: list[int], members: list[Offset]) -> None:
+        table = interpolation([self.offsets[k] for k in slots], members)
+        count = torch.tensor([math.prod(n - abs(x) for n, x in zip(self.sizes, o, strict=True)) for o in members], dtype=torch.float64)
+        total = table.T @ count
+        weights[slots] += total / torch.tensor([self.counts[k] for k in slots], dtype=torch.float64)
+
+    @cached_property
+    def left_out(self) -> Tensor:
+        """For each offset (zero first), how the others predict its mean, shape (offsets, offsets): checks the quadrature."""
+        n = len(self.offsets)
+        out = torch.zeros(n, n, dtype=torch.float64)
+        for k in range(1, n):
+            others = [j for j in range(1, n) if j != k]
+            if others:
+                out[k, others] = interpolation([self.offsets[j] for j in others], [self.offsets[k]])[0]
+        return out

@@ -1,0 +1,150 @@
+"""Which maps of a program are images too large for all pairs of their sites, and the offsets that they carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from typing import TYPE_CHECKING
+
+from leadline.program import Program, Ref, Step
+from leadline.rules.banded_grid import Grid, Plan
+from leadline.rules.banded_offsets import Images, Offset, choose_offsets, window_offsets
+from leadline.rules.expr import NoRule, grid
+from leadline.rules.state import State
+
+if TYPE_CHECKING:
+    from leadline.rules.context import Context
+
+__all__ = ["image_grid", "image_levels", "input_grid", "make_plan"]
+
+_SMALL_WINDOW = 9  # sites of a window whose own pairs are carried
+
+
+def _many(value: int | Sequence[int], rank: int) -> list[int]:
+    listed = [value] if isinstance(value, int) else list(value)
+    return listed * rank if len(listed) == 1 else listed
+
+
+def image_levels(program: Program) -> dict[str, tuple[Offset, Offset]]:
+    """Pixels a step, and sites, of every value that is a map over an image.
+
+    Returns:
+        Node name -> (pixels a step, sites) in each dimension. Values without sites, or before any convolution, are left out.
+    """
+    levels: dict[str, tuple[Offset, Offset]] = {}
+    for step in program.steps:
+        source = next((n for n in step.inputs if n in levels), None)
+        if step.op in ("conv", "conv_transpose") and source is None and _is_image(step):
+            source = step.inputs[0]
+            levels[source] = ((1,) * _rank(step), _image_sizes(program, source, _rank(step)))
+        if source is None:
+            continue
+        level, sizes = levels[source]
+        rank = len(level)
+        if step.op in ("conv", "conv_transpose") or "pool" in step.op or "upsample" in step.op:
+            if len(step.shape) != rank + 2:
+                continue
+            out = tuple(step.shape[-rank:])
+            made = _level(step, level, sizes, out)
+            if made is not None:
+                levels[step.name] = (made, out)
+        elif math.prod(a.size for a in step.points if a.kind == "site") == math.prod(sizes):
+            levels[step.name] = (level, sizes)
+    return levels
+
+
+def _level(step: Step, level: Offset, sizes: Offset, out: Offset) -> Offset | None:
+    rank = len(level)
+    if step.op == "conv":
+        return tuple(t * s for t, s in zip(level, _many(step.arguments.get("stride", 1), rank), strict=True))
+    if step.op == "conv_transpose":
+        ratio = _many(step.arguments.get("stride", 1), rank)
+    elif "adaptive" in step.op:
+        if all(n == m for n, m in zip(sizes, out, strict=True)):
+            return level
+        return None if math.prod(out) == 1 else tuple(t * (n // m) for t, n, m in zip(level, sizes, out, strict=True))
+    elif "pool" in step.op:
+        kernel = _many(step.arguments["kernel_size"], rank)
+        if math.prod(out) == 1:
+            return None
+        ratio = _many(step.arguments["stride"], rank) if step.arguments.get("stride") else kernel
+        return tuple(t * s for t, s in zip(level, ratio, strict=True))
+    else:
+        ratio = [m // n for n, m in zip(sizes, out, strict=True)]
+    if any(r < 1 or t % r for t, r in zip(level, ratio, strict=True)):
+        return None
+    return tuple(t // r for t, r in zip(level, ratio, strict=True))
+
+
+def image_grid(step: Step, ctx: Context) -> Grid | None:
+    """Pairs at which the kernel of a step over images is carried; None where it is a full matrix."""
+    inputs = [ctx.values[n] for n in step.inputs if n in ctx.values]
+    carried = any(isinstance(v, State) and grid(v.expr) is not None for v in inputs)
+    if not carried and math.prod(a.size for a in step.points) <= ctx.images.all_pairs:
+        return None
+    return _grid(step.name, ctx)
+
+
+def input_grid(step: Step, ctx: Context) -> Grid:
+    """Pairs of the map that a step over images reads."""
+    found = _grid(step.inputs[0], ctx)
+    if found is None:
+        raise NoRule("an image step whose input is not a map")
+    return found
+
+
+def _grid(name: str, ctx: Context) -> Grid | None:
+    if "plan" not in ctx.cache:
+        ctx.cache["plan"] = make_plan(ctx.program, ctx.images)
+        ctx.cache["levels"] = image_levels(ctx.program)
+    plan, levels = ctx.cache["plan"], ctx.cache["levels"]
+    return None if plan is None or name not in levels else plan.grid(*levels[name])
+
+
+def make_plan(program: Program, images: Images) -> Plan | None:
+    """Offsets for the whole program; None where no map is too large for all pairs.
+
+    Args:
+        program: from :func:`leadline.trace`.
+        images: how many of them.
+    """
+    levels = image_levels(program)
+    if not levels:
+        return None
+    rank = len(next(iter(levels.values()))[0])
+    if any(len(level) != rank for level, _ in levels.values()):
+        return None
+    samples = next(_samples(s) for s in program.steps if s.name in levels)
+    made = {name: value for name, value in levels.items() if any(s.name == name for s in program.steps)}
+    if max(samples * math.prod(sizes) for _, sizes in made.values()) <= images.all_pairs:
+        return None
+    largest: dict[Offset, Offset] = {}
+    for level, sizes in made.values():
+        largest[level] = max(largest.get(level, sizes), sizes, key=math.prod)
+    ordered = sorted(largest, key=math.prod)
+    extra: list[Offset] = []
+    for step in program.steps:
+        if "pool" in step.op and "adaptive" not in step.op and step.inputs and step.inputs[0] in levels and step.name in levels:
+            kernel = _many(step.arguments["kernel_size"], rank)
+            dilation = _many(step.arguments.get("dilation", 1) or 1, rank)
+            if math.prod(kernel) <= _SMALL_WINDOW:
+                extra += window_offsets(kernel, dilation, levels[step.inputs[0]][0])
+    offsets = choose_offsets(ordered, [largest[t] for t in ordered], extra, each=images.each, last=images.last)
+    return Plan(tuple(offsets), tuple(ordered), samples)
+
+
+def _is_image(step: Step) -> bool:
+    return isinstance(step.arguments.get("input"), Ref) and _rank(step) >= 1 and not any(a.kind == "sample" for a in step.points[1:])
+
+
+def _rank(step: Step) -> int:
+    return len(step.shape) - 2
+
+
+def _image_sizes(program: Program, name: str, rank: int) -> Offset:
+    return tuple(int(n) for n in program.nodes[name].meta["val"].shape[-rank:])
+
+
+def _samples(step: Step) -> int:
+    return math.prod(a.size for a in step.points if a.kind == "sample")

@@ -1,0 +1,129 @@
+"""Linear maps over the points of images that need no matrix: the mean over sites, centring over a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leadline.rules.banded import Banded, dense
+from leadline.rules.banded_grid import Grid
+
+__all__ = ["Centring", "PointMap", "SiteMean"]
+
+
+class PointMap(ABC):
+    """A map A over points: ``size`` points come out; ``grid``: their pairs, None for a full matrix."""
+
+    size: int
+    grid: Grid | None
+
+    @abstractmethod
+    def kernel(self, K: Banded) -> Tensor | Banded:
+        """A K A^T."""
+
+    @abstractmethod
+    def left(self, K: Banded) -> Banded:
+        """A K."""
+
+    @abstractmethod
+    def vector(self, m: Tensor) -> Tensor:
+        """A m."""
+
+    @abstractmethod
+    def draws(self, h: Tensor) -> Tensor:
+        """h A^T, channels first."""
+
+    @abstractmethod
+    def adjoint(self, D: Tensor | Banded) -> Banded:
+        """A^T D A."""
+
+
+@dataclass(frozen=True, eq=False)
+class Centring(PointMap):
+    """Takes off the mean over all points, then multiplies by ``factor``."""
+
+    grid: Grid
+    factor: float
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Points."""
+        return self.grid.points
+
+    def kernel(self, K: Banded) -> Banded:
+        """f^2 (K_pq - r_p - r_q + mean of r), with r the means of the rows."""
+        r = K.row_means()
+        p, q, _ = K.grid.index
+        shift = r - r.mean() / 2
+        values = (K.values - shift[p] - shift[q]) * self.factor**2
+        return Banded(values, K.grid, comb=K.comb)
+
+    def left(self, K: Banded) -> Banded:
+        """f (K_pq - mean over p)."""
+        r = K.T.row_means()
+        p, q, _ = K.grid.index
+        back = K.values if K.back is None else K.back
+        return Banded((K.values - r[q]) * self.factor, K.grid, (back - r[p]) * self.factor, K.comb)
+
+    def vector(self, m: Tensor) -> Tensor:
+        """f (m - its mean)."""
+        return (m - m.mean()) * self.factor
+
+    def draws(self, h: Tensor) -> Tensor:
+        """Each channel without its mean."""
+        return (h - h.mean(1, keepdim=True)) * self.factor
+
+    def adjoint(self, D: Tensor | Banded) -> Banded:
+        """The same map: it is symmetric."""
+        return self.kernel(D)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteMean(PointMap):
+    """The mean over the sites of each sample, times ``factor``."""
+
+    inner: Grid
+    factor: float = 1.0
+    grid: None = None
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Samples."""
+        return self.inner.samples
+
+    def kernel(self, K: Banded) -> Tensor:
+        """Mean over site pairs by quadrature over the offsets, shape (samples, samples)."""
+        grid = self.inner
+        weights = grid.weights(K.comb)
+        sums = torch.zeros(grid.samples, grid.samples, dtype=torch.float64)
+        back = K.values if K.back is None else K.back
+        at = 0
+        for k, (count, pairs) in enumerate(zip(grid.counts, grid.sample_pairs, strict=True)):
+            for a, b in pairs:
+                part, other = K.values[at : at + count].sum(dtype=torch.float64), back[at : at + count].sum(dtype=torch.float64)
+                at += count
+                sums[a, b] += weights[k] * part
+                if k > 0 or a != b:
+                    sums[b, a] += weights[k] * other
+        return (sums * (self.factor / grid.sites) ** 2).to(K.values)
+
+    def left(self, K: Banded) -> Banded:
+        """Not needed where a mean over sites ends the image part of a network."""
+        raise ValueError("the mean over sites of an image and its pixels are not compared at this size; pass smaller images.")
+
+    def vector(self, m: Tensor) -> Tensor:
+        """Mean of each sample."""
+        return m.reshape(self.size, -1).mean(1) * self.factor
+
+    def draws(self, h: Tensor) -> Tensor:
+        """Mean of each sample of each channel."""
+        return h.reshape(h.shape[0], self.size, -1).mean(2) * self.factor
+
+    def adjoint(self, D: Tensor | Banded) -> Banded:
+        """The derivative of a sample, spread over all its pairs of sites."""
+        full = dense(D) * (self.factor / self.inner.sites) ** 2
+        p, q, _ = self.inner.index
+        return Banded(full[p // self.inner.sites, q // self.inner.sites], self.inner)
