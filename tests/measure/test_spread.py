@@ -224,6 +224,9 @@ def test_one_input_reference_values(activation, widths, K, V, G1):
     last = predict(net).rows[-1]
     assert last.values["kernel"].value == pytest.approx(K, abs=1e-8)
     assert last.values["spread"].value * widths[-2] * K**2 == pytest.approx(V, rel=1e-7)
+    shift = predict(net).context.values[net.output].noise.shift
+    assert float(shift) * widths[-2] == pytest.approx(G1, rel=1e-7)
+    assert last.values["kernel"].error == pytest.approx(abs(G1) / widths[-2], rel=1e-7)
     # negative control: widths in another order have another vertex
     swapped = program([widths[0], widths[2], widths[1], *widths[3:]], activation, *LAYERS, one_input())
     assert float(vertices(swapped)[-1]) != pytest.approx(V, rel=1e-2)
