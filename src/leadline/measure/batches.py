@@ -49,6 +49,7 @@ def run_draws(
     seed: int,
     probes: int,
     batched: bool = True,
+    same_network: bool = False,
     constant: frozenset[str] = frozenset(),
     progress: Progress | None = None,
 ) -> Draws:
@@ -61,6 +62,7 @@ def run_draws(
         seed: of the probes and of dropout.
         probes: combinations of the outputs whose gradient is taken, a draw.
         batched: whether to try several draws at once.
+        same_network: the state is the same in every draw; the random changes then differ from draw to draw.
         constant: names of tensors that are the same in all draws.
         progress: called with (draws done, draws in all).
 
@@ -76,10 +78,11 @@ def run_draws(
     device = next(iter(devices), torch.device("cpu"))
 
     def one(state: Mapping[str, Tensor], probe: Tensor, shared: Mapping[str, Tensor]) -> Stats:
+        # over fresh weights, one set of signs is as good as many: their average is the same
         full = {**shared, **state}
         return gradients_and_moments(plan, leaves, full, probe) | growth(plan, leaves, full, signs)
 
-    size = _batch(plan, count) if batched else 1
+    size = _batch(plan, count) if batched and not same_network else 1
     found = Draws(batched=size)
     parts: list[Stats] = []
     done = 0
@@ -88,6 +91,8 @@ def run_draws(
             numbers = range(done, min(done + found.batched, count))
             drawn = [states(i) for i in numbers]
             probe = torch.stack([_probe(seed, i, shape) for i in numbers]).to(device)
+            if same_network and done:
+                signs = plan.signs(seed + done)
             shared = {n: t for n, t in drawn[0].items() if n in constant}
             own = [{n: t for n, t in state.items() if n not in constant} for state in drawn]
             if len(own) > 1:

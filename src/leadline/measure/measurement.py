@@ -18,6 +18,9 @@ from leadline.theory.rows import QUANTITIES, Estimate, Row
 
 __all__ = ["Measurement", "plain_estimate"]
 
+_VALUES = ("diagonal", "pairs", "square", "flat", "unit")
+_CHANGES = ("jacobian", "tangent", "parallel", "origin", "perp")
+
 
 @dataclass
 class Measurement:
@@ -26,8 +29,8 @@ class Measurement:
     ``draws``: networks measured, 0 where it is the given network itself. ``routes``: how each tensor was
     drawn anew. ``reason``: why there are only rows of submodules (the module could not be written as a
     graph), else None. ``nonfinite``: step -> number of draws whose values there were infinite or not a
-    number; they are left out of that step's row. ``batched``: draws that ran at once. ``single``: why they
-    ran one by one, where that was not planned.
+    number, ``nonfinite_changes``: whose derivatives were; they are left out of that step's row.
+    ``batched``: draws that ran at once. ``single``: why they ran one by one, where that was not planned.
     """
 
     rows: list[Row]
@@ -37,6 +40,7 @@ class Measurement:
     routes: RedrawReport | None = field(default=None, repr=False)
     reason: str | None = None
     nonfinite: dict[str, int] = field(default_factory=dict)
+    nonfinite_changes: dict[str, int] = field(default_factory=dict)
     batched: int = 1
     single: str | None = None
     moments: dict[str, tuple[Tensor, Tensor, Pairs]] = field(default_factory=dict, repr=False)
@@ -93,6 +97,7 @@ class Measurement:
             "seed": self.seed,
             "reason": self.reason,
             "nonfinite": dict(self.nonfinite),
+            "nonfinite_changes": dict(self.nonfinite_changes),
             "redrawn": None if self.routes is None else self.routes.count(),
             "rows": rows,
         }
@@ -136,14 +141,26 @@ def fill(
         found = stats.get(row.step)
         if found is None:
             continue
-        good = torch.stack([v.reshape(v.shape[0], -1).isfinite().all(1) for v in found.values()]).all(0)
-        good = good.reshape(-1, together).all(1)
-        bad = int((~good).sum()) * together
-        if bad:
-            measurement.nonfinite[row.step] = bad
-        if not bool(good.any()):
+        kept: dict[str, Tensor] = {}
+        for names, bad in ((_VALUES, measurement.nonfinite), (_CHANGES, measurement.nonfinite_changes)):
+            part, lost = _finite_draws({k: v for k, v in found.items() if k in names}, together)
+            kept |= part
+            if lost:
+                bad[row.step] = lost
+        if "diagonal" not in kept:
             continue
-        kept = {k: v.reshape(-1, together, *v.shape[1:]).mean(1)[good] for k, v in found.items()}
         row.values |= row_values(kept, pairs[row.step], redrawn=measurement.draws > 0)
         if pairs[row.step].complete:
             measurement.moments[row.step] = (kept["diagonal"], kept["pairs"], pairs[row.step])
+
+
+def _finite_draws(stats: dict[str, Tensor], together: int) -> tuple[dict[str, Tensor], int]:
+    """Statistics of the draws (averaged in groups) in which all are finite, and how many draws are not."""
+    if not stats:
+        return {}, 0
+    groups = next(iter(stats.values())).shape[0] // together
+    split = {k: v.reshape(groups, together, *v.shape[1:]) for k, v in stats.items()}
+    good = torch.stack([v.isfinite().flatten(1).all(1) for v in split.values()]).all(0)
+    if not bool(good.any()):
+        return {}, groups * together
+    return {k: v.mean(1)[good] for k, v in split.items()}, int((~good).sum()) * together

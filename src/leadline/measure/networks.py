@@ -89,7 +89,7 @@ def measure(
             max(probes, _FEWEST_PROBES),
             seed=seed,
             probes=1,
-            batched=False,
+            same_network=True,
             progress=progress,
         )
     else:
