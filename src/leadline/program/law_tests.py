@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import optimize, special, stats
 
 __all__ = [
@@ -160,8 +161,9 @@ def gram_eigenvalues(z: np.ndarray) -> np.ndarray:
     Returns:
         Shape (min(m, n),).
     """
-    z = z.astype(np.float32)
-    return np.linalg.eigvalsh(z @ z.T if z.shape[0] <= z.shape[1] else z.T @ z)
+    # through torch: a second linear-algebra library with threads of its own would fight the network for the cores
+    wide = torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32))
+    return torch.linalg.eigvalsh(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide).numpy()
 
 
 def matrix_p_values(block: np.ndarray, spectrum: np.ndarray | None = None) -> dict[str, float]:
