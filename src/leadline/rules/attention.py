@@ -17,7 +17,9 @@ from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Attention"]
 
-_ENTRIES = 2**22  # attention weights drawn in all: many heads for few points
+_ENTRIES = 2**20  # attention weights drawn in all: many heads for few points
+
+_NEVER = -1e30  # logit of a point that is not attended to
 
 
 @rule("scaled_dot_product_attention", cites=["vaswani2017attention", "cowsik2024geometric"])
@@ -28,13 +30,11 @@ class Attention(Rule):
         """Mix the values' second moment with drawn attention weights."""
         value = ctx.state(step.arguments["value"])
         A = self.weights(step, ctx)
-        K = ctx.moments.second(value.expr)
-        mixed = torch.einsum("hps,st->hpt", A, K)
-        per_head = torch.einsum("hpt,hqt->hpq", mixed, A)
-        out = per_head.mean(0)
-        mean = A.mean(0) @ ctx.moments.mean(value.expr)
-        expr = source(out, mean=mean if bool(mean.any()) else None, gaussian=False)
-        spread = per_head.diagonal(dim1=1, dim2=2).std(0) / math.sqrt(A.shape[0])
+        mixed = A @ ctx.moments.second(value.expr).to(A)
+        out = _over_heads(mixed.transpose(1, 2), A.transpose(1, 2)).to(ctx.dtype)
+        mean = A.mean(0).to(ctx.dtype) @ ctx.moments.mean(value.expr)
+        expr = source((out + out.T) / 2, mean=mean if bool(mean.any()) else None, gaussian=False)
+        spread = ((mixed * A).sum(-1).std(0) / math.sqrt(A.shape[0])).to(ctx.dtype)
         expr.memo["error"] = float((spread / out.diagonal().clamp_min(1e-300)).max())
         return State(expr, step.points, step.width, None, False)
 
@@ -42,21 +42,21 @@ class Attention(Rule):
         """Values exactly through the drawn weights; queries and keys by reverse mode on the drawn heads."""
         total = cotangent.total(ctx.moments)
         A = self.weights(step, ctx)
-        back = torch.einsum("hps,hpt->hst", A, torch.einsum("pq,hqt->hpt", total, A)).mean(0)
+        back = _over_heads(A, total.to(A) @ A).to(ctx.dtype)
         refs = [step.arguments[k] for k in ("query", "key", "value")]
         out = {refs[2].name: fresh(back)}
         q, k, v = self.drawn(step, ctx, with_value=True)
         root = square_root(total)
         generator = torch.Generator().manual_seed(zlib.crc32(step.name.encode()))
-        z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=generator, dtype=ctx.dtype)
-        delta = (z.to(total) @ root.T).transpose(1, 2)
+        z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=generator, dtype=q.dtype)
+        delta = (z.to(q) @ root.T.to(q)).transpose(1, 2)
         with torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
             y = self.attend(step, q, k, ctx) @ v
         grads = torch.autograd.grad(y, (q, k), delta)
         for ref, g in zip(refs[:2], grads, strict=True):
             share = ctx.state(ref).width / ctx.state(refs[2]).width
-            squared = torch.einsum("hpd,hqd->pq", g, g) / (g.shape[0] * g.shape[2]) * share
+            squared = _over_heads(g.transpose(1, 2), g.transpose(1, 2)).to(ctx.dtype) * (share / g.shape[2])
             per_head = g.square().sum((1, 2))
             drawn = float(per_head.std() / per_head.mean().clamp_min(1e-300)) / math.sqrt(g.shape[0])
             # queries, keys and values read one sample of channels: their Gram matrices fluctuate together, sites / width
@@ -84,7 +84,8 @@ class Attention(Rule):
             state = ctx.state(step.arguments[name])
             size = self._head_size(step.arguments[name].name, ctx)
             h = ctx.drawn_channels(state.expr, heads * size, seed=zlib.crc32(f"{step.name}:{name}".encode()))
-            out.append(h.reshape(heads, size, -1).transpose(1, 2))
+            # single precision: the scatter between heads is far above its rounding
+            out.append(h.to(torch.float32).reshape(heads, size, -1).transpose(1, 2))
         q, k, v = out
         return q, k, v
 
@@ -108,7 +109,7 @@ class Attention(Rule):
         rows, columns = _coordinates(query), _coordinates(keys)
         allowed = torch.ones(len(rows["sample"]), len(columns["sample"]), dtype=torch.bool)
         allowed &= rows["sample"][:, None] == columns["sample"][None, :]
-        extra = torch.zeros(allowed.shape, dtype=ctx.dtype)
+        extra = torch.zeros(allowed.shape)
         given = step.arguments.get("attn_mask")
         if given is not None:
             value = ctx.value(given)
@@ -126,12 +127,17 @@ class Attention(Rule):
             if picked.dtype == torch.bool:
                 allowed &= picked
             else:
-                extra = picked.to(ctx.dtype)
+                extra = picked.to(torch.float32)
         if step.arguments.get("is_causal"):
             allowed &= rows["site"][:, None] >= columns["site"][None, :]
-        mask = extra.masked_fill(~allowed, torch.finfo(ctx.dtype).min).to(ctx.device)
+        mask = extra.clamp_min(_NEVER).masked_fill(~allowed, _NEVER).to(ctx.device)
         ctx.cache[key] = mask
         return mask
+
+
+def _over_heads(one: Tensor, two: Tensor) -> Tensor:
+    """Mean over heads of one^T two, for stacks (heads, n, P), as one product."""
+    return torch.einsum("hnp,hnq->pq", one, two) / one.shape[0]
 
 
 def _sites(layout) -> range:  # type: ignore[no-untyped-def]
