@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +25,12 @@ from leadline.theory import Prediction, predict
 __all__ = ["check", "judge"]
 
 Progress = Callable[[str, int, int], None]
+
+# rules on sizes that a batch norm in train mode would hold
+_OF_SIZE = (
+    "exploding-signal", "vanishing-signal", "exploding-gradient", "vanishing-gradient", "output-scale",
+    "residual-growth", "saturation", "dead-units", "rank-collapse", "too-deep-for-width",
+)  # fmt: skip
 
 
 def check(
@@ -114,6 +121,8 @@ def judge(evidence: Evidence) -> list[Verdict]:
         Verdicts, errors first, then in order of depth.
     """
     found = [verdict for rule in RULES.values() for verdict in rule.judge(evidence)]
+    if evidence.untouched:
+        found = [replace(v, severity="note") if v.rule in _OF_SIZE else v for v in found]
     depth = {p.name: i for i, p in reversed(list(enumerate(evidence.points)))}
     return sorted(found, key=lambda v: (SEVERITIES.index(v.severity), depth.get(v.layer or "", -1)))
 

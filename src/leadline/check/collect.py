@@ -17,7 +17,7 @@ from leadline.program.step import WEIGHT_OPS
 from leadline.program.values import tensors_in
 from leadline.theory import Row
 
-__all__ = ["collect", "input_facts", "pair_rows"]
+__all__ = ["collect", "input_facts", "pair_rows", "untouched_norms"]
 
 _HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PROBE = 40.0
@@ -102,7 +102,26 @@ def collect(
         half=half,
         residual_scale=residual_scale(model),
         classifier=classifier,
+        untouched=untouched_norms(model),
     )
+
+
+def untouched_norms(model: nn.Module) -> tuple[str, ...]:
+    """Batch norms in eval mode whose statistics are those of construction: they normalize nothing.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Their names.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
+            mean, var = module.running_mean, module.running_var
+            if mean is not None and var is not None and not bool(mean.any()) and bool((var == 1).all()):
+                found.append(name)
+    return tuple(found)
 
 
 def _laws(model: nn.Module) -> dict[str, Law]:

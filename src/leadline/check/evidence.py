@@ -87,7 +87,14 @@ class LossFacts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a rule may look at."""
+    """Everything that a rule may look at.
+
+    ``points``: rows in order of execution. ``inputs``: floating-point inputs. ``laws``: of parameters. ``trained``:
+    whether init laws explain the weights. ``tied``: name -> first name of the same tensor. ``unused``: parameters
+    without a path to the output. ``half``: the 16-bit type of the weights, if any. ``residual_scale``: factor that the
+    model's initializer means residual projections to have. ``classifier``: outputs are logits. ``untouched``: batch
+    norms in eval mode that have seen no data.
+    """
 
     points: tuple[Point, ...]
     inputs: tuple[InputFacts, ...] = ()
@@ -99,6 +106,7 @@ class Evidence:
     half: str | None = None
     residual_scale: float | None = None
     classifier: bool = False
+    untouched: tuple[str, ...] = ()
 
     def value(self, point: Point, quantity: str) -> float | None:
         """What a verdict goes by: the prediction, or the measurement where there is none or it is contradicted.
@@ -144,6 +152,14 @@ class Evidence:
         if kernel is None or not math.isfinite(kernel):
             return kernel
         return kernel if c is None else kernel * max(1 - c, 0.0)
+
+    def entry_signal(self) -> float | None:
+        """The same part of the inputs' own kernel; None unless there is one floating-point input."""
+        if len(self.inputs) != 1:
+            return None
+        x = self.inputs[0]
+        kernel = x.rms * x.rms
+        return kernel if x.correlation is None else kernel * max(1 - x.correlation, 0.0)
 
     def response(self, points: Sequence[Point]) -> list[float | None]:
         r"""Relative response of the output to a relative random change at each point.

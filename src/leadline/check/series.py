@@ -17,13 +17,15 @@ class Fall:
     """A stretch over which a quantity falls.
 
     ``start``: number of the first step that falls (it is lower than the one before it). ``stop``: the last one.
-    ``ratio``: value at the end over the value before the start. ``rate``: the same a step.
+    ``ratio``: value at the end over the value before the start. ``rate``: the same a step. ``sustained``: the ratio
+    with its one largest step taken as the mean of the others, which is what repeated layers do.
     """
 
     start: int
     stop: int
     ratio: float
     rate: float
+    sustained: float
 
 
 def steepest_fall(values: Sequence[float | None]) -> Fall | None:
@@ -58,4 +60,7 @@ def steepest_fall(values: Sequence[float | None]) -> Fall | None:
     first = next(i for i in range(top + 1, bottom + 1) if known[i][1] - known[i - 1][1] <= _SHARE * average)
     last = next(i for i in range(bottom, top, -1) if known[i][1] - known[i - 1][1] <= _SHARE * average)
     fallen = known[last][1] - known[first - 1][1]
-    return Fall(known[first][0], known[last][0], math.exp(fallen), math.exp(fallen / (last - first + 1)))
+    count = last - first + 1
+    steps = [known[i][1] - known[i - 1][1] for i in range(first, last + 1)]
+    others = (fallen - min(steps)) * count / (count - 1) if count > 1 else 0.0
+    return Fall(known[first][0], known[last][0], math.exp(fallen), math.exp(fallen / count), math.exp(min(others, 0.0)))

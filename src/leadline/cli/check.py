@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from torch import nn
 
 from leadline.cli.app import app, ending
 from leadline.cli.batch import load_batch, load_checkpoint, load_targets
@@ -93,6 +94,8 @@ def check(
                 found = to_device(load_targets(targets), place)
             if mode is not None:
                 model.train(mode)
+            elif target.startswith("transformers:"):
+                _fresh_norms(model)
             report = run_check(
                 model, args=args, kwargs=kwargs, draws=draws, seed=seed, law=parse_laws(law or []),
                 loss=loss.value if loss is not None else None, targets=found, progress=progress, target=loaded.name,
@@ -104,6 +107,14 @@ def check(
         else:
             Console().print(report.screen(full=full))
         raise typer.Exit(EXIT_HEALTHY if report.ok else EXIT_UNHEALTHY)
+
+
+def _fresh_norms(model: nn.Module) -> None:
+    """Put batch norms of a freshly built model type in train mode, since in eval mode they have nothing to say yet."""
+    from leadline.check.collect import untouched_norms
+
+    for name in untouched_norms(model):
+        model.get_submodule(name).train()
 
 
 _FIGURES = (".png", ".svg", ".pdf")

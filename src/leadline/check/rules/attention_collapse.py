@@ -13,7 +13,7 @@ __all__ = ["attention_collapse"]
 @rule(
     "attention-collapse",
     quantity="distance 1 - c of two tokens of one sample at the end of a fall over its beginning",
-    thresholds={"error": 1e-4, "warning": 1e-3},
+    thresholds={"error": 1e-6, "warning": 1e-5},
     reason="""
     At initialization attention weights are nearly uniform, so each attention replaces tokens by their mean. Without
     skip connections, or with branches far larger than the stream, all tokens become one at a rate that is doubly

@@ -14,6 +14,7 @@ _LARGEST = 65504.0
 _SMALLEST = 2.0**-24
 _SIGMAS = 6.0  # the largest of a million Gaussian values is near 5 standard deviations
 _SAFE = 64.0
+_MASK = 1e30  # the most negative number of a mask is no signal
 
 
 @rule(
@@ -55,10 +56,10 @@ def half_precision(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
 
 def _peak(evidence: Evidence, point: Point) -> float | None:
     peak = evidence.value(point, "peak")
-    if peak is not None:
-        return peak
-    kernel = evidence.value(point, "kernel")
-    return math.sqrt(kernel) if kernel is not None and kernel > 0 else None
+    if peak is None:
+        kernel = evidence.value(point, "kernel")
+        peak = math.sqrt(kernel) if kernel is not None and kernel > 0 else None
+    return None if peak is not None and _MASK < peak < math.inf else peak
 
 
 def _gradient(evidence: Evidence, point: Point) -> float | None:

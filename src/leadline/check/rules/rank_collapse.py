@@ -13,18 +13,22 @@ __all__ = ["rank_collapse"]
 @rule(
     "rank-collapse",
     quantity="distance 1 - c of two inputs at the output, over that at the first layer",
-    thresholds={"error": 1e-4, "warning": 1e-3},
+    thresholds={"error": 1e-7, "warning": 3e-7},
     reason="""
     In the ordered phase the correlation c of any two inputs tends to one exponentially with depth, and uncentred
     nonlinearities do the same to critical networks more slowly. When nothing is left of the difference, the output is
     the same for every input and the gradients of all samples point the same way: the network fits the mean of the
-    targets and no more.
+    targets and no more. The last layer is left out, since its bias is the same for all inputs and harmless. The
+    thresholds were set on training runs: tanh and ReLU networks at 1e-6 still halve their loss in 200 steps of Adam,
+    networks below 1e-8 do not.
     """,
     source="Schoenholz et al. (2017), Deep information propagation; Martens et al. (2021), Rapid training of deep networks",
 )
 def rank_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge the fall of 1 - c along the spine, where the last layers do not restore it."""
     points = evidence.stations()
+    if len(points) > 2 and points[-1].weighted:
+        points = points[:-1]
     distance = []
     for p in points:
         c = evidence.value(p, "correlation")

@@ -15,12 +15,12 @@ __all__ = ["vanishing_gradient"]
 @rule(
     "vanishing-gradient",
     quantity="gradient (relative to the size of the signal) where it is smallest, over where it is largest after it",
-    thresholds={"error": 1e-5, "warning": 1e-4},
+    thresholds={"error": 1e-4, "warning": 1e-3},
     reason="""
     The response of the output to a small relative change at a layer is a product of susceptibilities over the layers
     after it. Where they are below one it decays exponentially towards the input: early layers learn nothing, however
     the learning rate is chosen. Only layers that every path passes through are judged, as a branch of a residual
-    network may be weak by design.
+    network may be weak by design, and one step alone (a token that starts at zero before a norm) does not count.
     """,
     source="Schoenholz et al. (2017), Deep information propagation; Doshi, He & Gromov (2023), partial Jacobian norms",
 )
@@ -36,12 +36,12 @@ def vanishing_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     if fall is None:
         return []
     ratio, rate = math.sqrt(fall.ratio), math.sqrt(fall.rate)
-    if ratio >= self.thresholds["warning"]:
+    if math.sqrt(fall.sustained) >= self.thresholds["warning"]:
         return []
     last, first = len(points) - 1 - fall.start, len(points) - 1 - fall.stop
     # The gradient at `first` is small because of what follows it: the trouble is in the layers after it.
     start, end = points[first + 1 if first + 1 < len(points) and first > 0 else first], points[min(last + 1, len(points) - 1)]
-    severity = "error" if ratio < self.thresholds["error"] else "warning"
+    severity = "error" if math.sqrt(fall.sustained) < self.thresholds["error"] else "warning"
     message = (
         f"gradient vanishes: at {quoted(points[first])} it is {times(ratio)} of that at {quoted(end)}, a factor "
         f"{times(rate)} for each of {layers(fall.stop - fall.start + 1)}."
