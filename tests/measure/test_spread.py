@@ -145,16 +145,13 @@ def kernel_excess(prediction: Prediction, found: EnsembleMoments) -> float:
     return worst
 
 
-# Where chi_parallel changes fast with K the next order in 1/n exceeds 10 % at nu L/n = 0.2. That
-# what these miss is the next order, test_what_the_first_order_misses_falls_as_one_over_width shows.
-CURVED = [("silu", "ordered"), ("gelu", "ordered"), ("silu", "chaotic")]
 PHASES = [(a, p) for a in ACTIVATIONS for p in ("critical", "ordered", "chaotic")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
-@pytest.mark.parametrize(("activation", "phase"), [case for case in PHASES if case not in CURVED])
-def test_spread_at_the_edge_of_the_first_order(activation, phase, shape):
+@pytest.mark.parametrize(("activation", "phase"), PHASES)
+def test_spread_where_the_first_order_in_one_over_width_ends(activation, phase, shape):
     widths = shaped(activation, 0.2, shape)
     net = program(widths, activation, *law(activation, phase), two_inputs())
     found = ensemble(chain_from(net)[0], chain_inputs(net), NETWORKS, seed=0)
@@ -162,36 +159,20 @@ def test_spread_at_the_edge_of_the_first_order(activation, phase, shape):
     assert compared.worst < TOLERANCE, compared
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("activation", "phase"), [*CURVED, ("relu", "critical")])
-def test_what_the_first_order_misses_falls_as_one_over_width(activation, phase):
-    missed, errors = [], []
-    for scale in (0.2, 0.05):
-        widths = shaped(activation, scale, EQUAL)
-        net = program(widths, activation, *law(activation, phase), two_inputs())
-        found = ensemble(chain_from(net)[0], chain_inputs(net), NETWORKS, seed=0)
-        compared = compare(predict(net), found)
-        missed.append(1 / compared.ratio[-1] - 1)
-        errors.append(compared.error[-1] / compared.ratio[-1])
-    assert missed[0] > 3 * errors[0]
-    # four times the width leaves a quarter, give or take the third order
-    assert abs(missed[1] - missed[0] / 4) < 3 * errors[1] + missed[0] ** 2
-
-
 @pytest.mark.parametrize(("activation", "C_W", "nu"), [("relu", 2.0, 5.0), ("relu", 1.4, 5.0)])
-def test_bias_free_relu_is_predicted_to_the_first_order_of_the_exact_product(activation, C_W, nu):
+def test_bias_free_relu_is_the_exact_product(activation, C_W, nu):
     widths = [8, 30, 77, 12, 40, 3]
     prediction = predict(program(widths, activation, 0.0, C_W, two_inputs()))
-    inverse = [1 / n for n in widths[1:-1]]
-    expected = [0.0, *(nu * sum(inverse[: i // 2 + 1]) for i in range(8))]
+    growth = [1 + nu / n for n in widths[1:-1]]
+    expected = [0.0, *(math.prod(growth[: i // 2 + 1]) - 1 for i in range(8))]
     assert [r.values["spread"].value for r in prediction.rows] == pytest.approx(expected, rel=1e-9)
 
 
-def test_linear_layers_without_activation_are_predicted_to_the_first_order_of_the_exact_product():
+def test_linear_layers_without_activation_are_the_exact_product():
     widths = [8, 30, 77, 12, 3]
     model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(widths)))
     prediction = predict(trace(model, two_inputs().float(), law={str(i): {"C_W": 1.3} for i in range(4)}))
-    expected = [2 * sum(1 / n for n in widths[1 : i + 1]) for i in range(4)]
+    expected = [math.prod(1 + 2 / n for n in widths[1 : i + 1]) - 1 for i in range(4)]
     assert [r.values["spread"].value for r in prediction.rows] == pytest.approx(expected, rel=1e-6)
 
 
@@ -207,29 +188,32 @@ def one_input() -> torch.Tensor:
     return x * (0.6675 * 4 / x.square().sum()).sqrt()
 
 
-def vertices(net: Program) -> list[torch.Tensor]:
-    """n_{l-1} times the predicted variance of the scale, by input, of each dense layer."""
-    prediction, out, fan_in = predict(net), [], None
-    for step in net.steps:
-        if step.op == "linear":
-            variance = prediction.context.values[step.name].noise.variance()
-            out.append(None if variance is None else variance * fan_in)
-            fan_in = step.width
-    return out
+def coefficients(
+    widths: Sequence[int], activation: str, C_b, C_W, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """V and G1 of the last layer by input: n times variance and shift, extrapolated from two scales of the widths."""
+    found = []
+    for factor in (20, 40):
+        scaled = [widths[0], *(factor * n for n in widths[1:-1]), widths[-1]]
+        net = program(scaled, activation, C_b, C_W, x)
+        noise = predict(net).context.values[net.steps[-1].name].noise
+        variance, shift = noise.variance(), noise.shift
+        found.append(
+            scaled[-2] * torch.stack([variance, torch.zeros_like(variance) if shift is None else shift])
+        )
+    return tuple(2 * found[1] - found[0])
 
 
 @pytest.mark.parametrize(("activation", "widths", "K", "V", "G1"), REFERENCE)
 def test_one_input_reference_values(activation, widths, K, V, G1):
-    net = program(widths, activation, *LAYERS, one_input())
-    last = predict(net).rows[-1]
+    last = predict(program(widths, activation, *LAYERS, one_input())).rows[-1]
     assert last.values["kernel"].value == pytest.approx(K, abs=1e-8)
-    assert last.values["spread"].value * widths[-2] * K**2 == pytest.approx(V, rel=1e-7)
-    shift = predict(net).context.values[net.output].noise.shift
-    assert float(shift) * widths[-2] == pytest.approx(G1, rel=1e-7)
-    assert last.values["kernel"].error == pytest.approx(abs(G1) / widths[-2], rel=1e-7)
+    vertex, shift = coefficients(widths, activation, *LAYERS, one_input())
+    assert float(vertex) == pytest.approx(V, rel=1e-3)
+    assert float(shift) == pytest.approx(G1, rel=2e-3)
     # negative control: widths in another order have another vertex
-    swapped = program([widths[0], widths[2], widths[1], *widths[3:]], activation, *LAYERS, one_input())
-    assert float(vertices(swapped)[-1]) != pytest.approx(V, rel=1e-2)
+    swapped = [widths[0], widths[2], widths[1], *widths[3:]]
+    assert float(coefficients(swapped, activation, *LAYERS, one_input())[0]) != pytest.approx(V, rel=1e-2)
 
 
 GRAM = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)
@@ -251,8 +235,8 @@ def test_two_input_reference_values(activation, C_b, C_W, gram, K, V):
     V = torch.tensor(V, dtype=torch.float64)
     n = 400
     net = program([2, n, n, n, n, 2], activation, C_b, C_W, x)
-    predicted = vertices(net)[-1]
-    assert torch.allclose(predicted, V.diagonal()[[0, 2]], rtol=1e-6)
+    predicted = coefficients([2, 20, 20, 20, 20, 2], activation, C_b, C_W, x)[0]
+    assert torch.allclose(predicted, V.diagonal()[[0, 2]], rtol=1e-3)
     last = ensemble(chain_from(net)[0], x, NETWORKS // 2, seed=0).layers[-1].kernel
     assert torch.allclose(last.mean[[0, 0, 1], [0, 1, 1]], torch.tensor(K).double(), rtol=0.005)
     allowed = 3.5 * last.vertex_error + 0.02 * V  # the next order in 1/n

@@ -118,6 +118,7 @@ def fresh_noise(state: State, ctx: Context, C_W: float) -> Noise | None:
     parts = dict(state.noise.parts)
     if not state.noise.sampled:
         # a source fed straight on: its own finite sample of channels counts too, Var(z^2) = 2 K^2
-        parts[object()] = ctx.moments.diagonal(state.expr) * (2 / state.width) ** 0.5
+        mean, variance = state.noise.scale(ctx.moments.diagonal(state.expr))
+        parts[object()] = ((mean.square() + variance) * (2 / state.width)).sqrt()
     shift = None if state.noise.shift is None else C_W * state.noise.shift
     return Noise({k: C_W * v for k, v in parts.items()}, sampled=False, shift=shift)

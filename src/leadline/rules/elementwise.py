@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from leadline.activations import Activation, activation
@@ -34,17 +36,30 @@ class Elementwise(Rule):
         if state.noise.sampled and not state.noise.pinned:
             return None
         K = ctx.moments.diagonal(state.expr)
-        g, slope = act.second_moment(K), act.second_moment_slope(K)
-        own = act.fourth_moment(K) - g.square()
         if state.noise.pinned:
             # the sample's own scale is fixed: what is left is the part of f^2 that z^2 does not explain
-            own = own - 2 * (slope * K).square()
-        parts = {k: slope * v for k, v in state.noise.parts.items()}
+            slope = act.second_moment_slope(K)
+            own = act.fourth_moment(K) - act.second_moment(K).square() - 2 * (slope * K).square()
+            return self._passed(state, state.noise, slope, own, None)
+        mean, variance = state.noise.scale(K)
+        slope = act.second_moment_slope(mean)
+        if act.scale_invariant:  # <f^2> and <f^4> go with G and G^2: exact whatever the law of G
+            own = act.fourth_moment(mean) - (slope * mean).square()
+            own = own * (1 + variance / mean.square().clamp_min(1e-300))
+            shift = None if state.noise.shift is None else slope * state.noise.shift
+            return self._passed(state, state.noise, slope, own, shift)
+        G, weight = lognormal(mean, variance)
+        g, fourth = act.second_moment(G), act.fourth_moment(G)
+        M = (weight * g).sum(0)
+        own = (weight * (fourth - g.square())).sum(0)
+        moved = (weight * (g - M).square()).sum(0)
+        random = variance > 1e-12 * mean.square()
+        gain = torch.where(random, (moved / torch.where(random, variance, torch.ones_like(variance))).sqrt(), slope.abs())
+        return self._passed(state, state.noise, torch.sign(slope) * gain, own, M - act.second_moment(K))
+
+    def _passed(self, state: State, noise: Noise, gain: Tensor, own: Tensor, shift: Tensor | None) -> Noise:
+        parts = {k: gain * v for k, v in noise.parts.items()}
         parts[object()] = (own.clamp_min(0) / state.width).sqrt()
-        variance = state.noise.variance()
-        shift = None if variance is None else act.second_moment_curvature(K) * variance / 2
-        if state.noise.shift is not None:
-            shift = slope * state.noise.shift if shift is None else shift + slope * state.noise.shift
         return Noise(parts, sampled=True, shift=shift)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
@@ -64,6 +79,18 @@ class Elementwise(Rule):
         K = ctx.moments.diagonal(inner)
         g = activation_of(step, ctx).second_moment_slope(K)
         return float((g * K).sum() / K.sum().clamp_min(1e-300)), perp
+
+
+def lognormal(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes of a log-normal scale at each point, shape (7, P), and their weights (7, 1).
+
+    Its first two moments are exact, so that the spread is right beyond the first order in 1/n.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(7)
+    t = torch.as_tensor(nodes).to(mean)[:, None]
+    spread = torch.log1p(variance / torch.where(mean > 0, mean.square(), torch.ones_like(mean)))
+    weight = torch.as_tensor(weights / weights.sum()).to(mean)[:, None]
+    return mean * torch.exp(t * spread.sqrt() - spread / 2), weight
 
 
 def shifted(act: Activation, inner: Expr, order: int) -> Expr:

@@ -27,7 +27,7 @@ class Noise:
     ``parts``: independent unit noises -> response of the second moment at each point (P,). ``sampled``: whether the
     layer's own finite sample of channels is in it (it is for a function of a source, not for the source itself, whose
     scale is that of its law given the layers before). ``pinned``: a norm has fixed the sample's scale exactly.
-    ``shift``: first-order change of the mean second moment at each point (P,), G1 / n; None for zero.
+    ``shift``: change of the mean second moment at each point (P,), G1 / n to first order; None for zero.
     """
 
     parts: Mapping[Hashable, Tensor]
@@ -39,6 +39,12 @@ class Noise:
         """Variance of the second moment at each point (P,)."""
         values = list(self.parts.values())
         return torch.stack([v.square() for v in values]).sum(0) if values else None
+
+    def scale(self, K: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the second moment at each point, given that at infinite width (P,)."""
+        variance = self.variance()
+        mean = K if self.shift is None else (K + self.shift).clamp_min(0)
+        return mean, torch.zeros_like(K) if variance is None else variance
 
 
 @dataclass(frozen=True)

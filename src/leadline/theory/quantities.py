@@ -11,7 +11,6 @@ from torch import Tensor
 from leadline.program import Step
 from leadline.rules import Context, Cotangent, State
 from leadline.rules.banded import Banded
-from leadline.rules.kernel import outer
 from leadline.rules.elementwise import activation_of
 from leadline.rules.expr import Apply, gaussian
 from leadline.theory.fixed_point import fixed_point
@@ -41,7 +40,7 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     if state.noise is not None:
         variance = state.noise.variance()
         if variance is not None:
-            relative = variance / K.diagonal().square().clamp_min(1e-300)
+            relative = variance / state.noise.scale(K.diagonal())[0].square().clamp_min(1e-300)
             row.values["spread"] = Estimate(float(relative.mean()))
         elif not state.noise.pinned:
             row.values["spread"] = Estimate(0.0)
@@ -110,17 +109,19 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
 def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
     """The same from a kernel that is carried at offsets; pairs of sites by quadrature."""
     pairs = K.grid
-    C = K * outer(inverse, inverse, pairs)
-    alive = outer((inverse > 0).to(inverse), (inverse > 0).to(inverse), pairs)
     p, q, _ = pairs.index
-    same_sample = (p // pairs.sites == q // pairs.sites).to(inverse)
-    same_site = torch.zeros_like(inverse[:1]).expand(pairs.pairs).clone()
-    same_site[: pairs.counts[0] * len(pairs.sample_pairs[0])] = 1.0
+    C = K.values * inverse[p] * inverse[q]
+    alive = (inverse > 0).to(inverse)
+    everywhere = bool(alive.all())
+    P, same_site = pairs.points, pairs.counts[0] * len(pairs.sample_pairs[0])
     out: dict[str, float] = {}
-    for name, mask in (("correlation", same_site * (1 - same_sample)), ("site_correlation", same_sample * (1 - same_site))):
-        count = float((alive * mask).sum())
-        if count > 0:
-            out[name] = float((C * mask).sum()) / count
+    between = float(same_site - P) if everywhere else float((alive[p[P:same_site]] * alive[q[P:same_site]]).sum())
+    if between > 0:
+        out["correlation"] = float(C[P:same_site].sum()) / between
+    weights = pairs.within.to(inverse)
+    within = float(weights.sum()) if everywhere else float(weights @ (alive[p] * alive[q]))
+    if within > 0:
+        out["site_correlation"] = float(weights @ C) / within
     if "correlation" not in out and "site_correlation" in out:
         out["correlation"] = out["site_correlation"]
     return out
