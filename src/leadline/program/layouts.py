@@ -234,7 +234,8 @@ def _reduce(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
     x = dims(a["self"])
     drop = a.get("dim")
     every = drop is None or drop == []
-    gone = set(range(len(x))) if every else {d % len(x) for d in ([drop] if isinstance(drop, int) else drop)}
+    listed: list[int] = [] if drop is None else [drop] if isinstance(drop, int) else list(drop)
+    gone = set(range(len(x))) if every else {d % len(x) for d in listed}
     keep = bool(a.get("keepdim", False)) and not every
     return [[] if i in gone else dim for i, dim in enumerate(x) if keep or i not in gone]
 
@@ -358,9 +359,9 @@ def find_layouts(graph: fx.Graph) -> dict[str, tuple[Layout, ...]]:
 def _outputs(node: fx.Node, found: dict[str, list[Dims]], dims: Callable[[Any], Dims]) -> list[Dims]:
     name = short_name(node)
     if name == "getitem":
-        source, index = node.args
-        outs = found[source.name]  # type: ignore[union-attr]
-        return [outs[index] if index < len(outs) else []]  # type: ignore[index,operator]
+        pair: Any = node.args
+        outs = found[pair[0].name]
+        return [outs[pair[1]] if pair[1] < len(outs) else []]
     rule = _RULES.get(name)
     if rule is None:
         return _generic(node, dims)

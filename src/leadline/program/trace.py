@@ -117,14 +117,14 @@ def _random_nodes(nodes: tuple[fx.Node, ...], exported: Exported) -> set[fx.Node
 
 def _slopes(nodes: tuple[fx.Node, ...], exported: Exported) -> dict[fx.Node, Tensor]:
     """Slopes of PReLUs that are one number for all channels, as they are until training moves them apart."""
-    found = {}
+    found: dict[fx.Node, Tensor] = {}
     for node in nodes:
         if node.op == "call_function" and short_name(node) in ("prelu", "_prelu_kernel"):
-            weight = node.args[1]
-            value = exported.state.get(exported.parameters.get(weight.name, ""))  # type: ignore[union-attr]
+            weight: Any = node.args[1]
+            value = exported.state.get(exported.parameters.get(weight.name, ""))
             if value is not None and value.numel() and bool((value == value.reshape(-1)[0]).all()):
                 found[weight] = value
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _depends(nodes: tuple[fx.Node, ...], names: tuple[str, ...]) -> set[fx.Node]:

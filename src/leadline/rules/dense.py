@@ -28,7 +28,9 @@ class Dense(Rule):
         K = law.C_W * M
         tied = tied_moment(step, state, law, ctx) if index is None else None
         K = K if tied is None else K + tied
-        noise = fresh_noise(state, ctx, law.C_W) if index is None else None
+        # an orthogonal layer keeps the sample's scale, so the fluctuation of independent weights is not its own
+        independent = index is None and "orthogonal" not in law.kind
+        noise = fresh_noise(state, ctx, law.C_W) if independent else None
         return State(biased(K, ctx.weight(step, "bias"), ctx), step.points, step.width, noise)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:

@@ -100,10 +100,18 @@ def shifted(act: Activation, inner: Expr, order: int) -> Expr:
         if gaussian(centred):
             offset = float(inner.offset[0])
             if offset != 0.0:
-                act = activation(lambda z: act_fn(z + offset), name=f"{act.name} shifted by {offset:.4g}",
-                                 kinks=tuple(k - offset for k in act.kinks)) if (act_fn := act.fn) else act
+                act = _displaced(act, offset)
             return apply(act, centred, order)
     return apply(act, inner, order)
+
+
+def _displaced(act: Activation, offset: float) -> Activation:
+    """f(z + offset) as an activation."""
+
+    def moved(z: Tensor) -> Tensor:
+        return act.fn(z + offset)
+
+    return activation(moved, name=f"{act.name} shifted by {offset:.4g}", kinks=tuple(k - offset for k in act.kinks))
 
 
 def _uniform(vector: Tensor) -> bool:

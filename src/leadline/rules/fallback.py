@@ -66,7 +66,8 @@ class Drawn:
             z = torch.randn(width, total.shape[0], generator=torch.Generator().manual_seed(31 + replicate), dtype=torch.float64)
             beta = ctx.arrange((z.to(total) @ root.T) / math.sqrt(width), step.layouts[ctx.part]).to(out)
             grads = torch.autograd.grad(out, list(inputs.values()), beta, allow_unused=True)
-            for (name, _), g in zip(inputs.items(), grads, strict=True):
+            listed: list[Tensor | None] = list(grads)
+            for name, g in zip(inputs, listed, strict=True):
                 if g is None:
                     continue
                 h = ctx.channels(g, ctx.program.layouts[name][0])

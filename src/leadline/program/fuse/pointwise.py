@@ -96,7 +96,7 @@ def compile_chain(root: fx.Node, members: Iterable[fx.Node], exit: fx.Node, cons
         for node in order:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
             # a cast inside the chain must not take the float64 of the expectation away
-            values[node.name] = args[0] if is_op(node, "_to_copy") else node.target(*args, **kwargs)  # type: ignore[operator]
+            values[node.name] = args[0] if is_op(node, "_to_copy") else node.target(*args, **kwargs)
         return values[exit.name]
 
     return chain

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from leadline.program.fuse.base import GraphView, Group, is_op, pattern
@@ -14,9 +16,10 @@ def rotary(view: GraphView, node: fx.Node) -> Group | None:
     """Match ``add(mul(x, cos), mul(cat(neg(x[half:]), x[:half]), sin))``."""
     if not is_op(node, "add") or not all(is_op(a, "mul") for a in node.args[:2]):
         return None
-    for straight, turned in (node.args[:2], node.args[1::-1]):
-        x, cos = straight.args[:2]  # type: ignore[union-attr]
-        rotated, sin = turned.args[:2]  # type: ignore[union-attr]
+    pair: Any = node.args
+    for straight, turned in (pair[:2], pair[1::-1]):
+        x, cos = straight.args[:2]
+        rotated, sin = turned.args[:2]
         if cos not in view.fixed or sin not in view.fixed or not is_op(rotated, "cat"):
             continue
         halves = rotated.args[0]
