@@ -1,12 +1,7 @@
-"""Moments of an expression at pairs of points, by quasi-random draws of the two points alone.
-
-All pairs share the same points of the unit cube. A pair's correlation is taken from few draws of the two points, the
-variances from many draws of each point: on common draws their errors cancel in the correlation.
-"""
+"""Values of an expression at a few points at a time, from quasi-random draws of its Gaussian parts at those points."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -14,17 +9,10 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
-from leadline.rules.banded import Banded
-from leadline.rules.banded_grid import Grid
 from leadline.rules.expr import NoRule
 from leadline.rules.expr import Apply, Cat, Expr, Lin, Product, Source, gaussian
 
-__all__ = ["Evaluator", "drawn_mean", "drawn_second", "leaves_of", "normals", "unique"]
-
-REPLICATES = 4
-PAIR_DRAWS, POINT_DRAWS = 256, 4096
-_CHUNK = 2**17  # numbers of one array while pairs are evaluated, so that it stays in cache
-
+__all__ = ["Evaluator", "leaves_of", "normals", "pair_roots", "unique"]
 
 @dataclass
 class Evaluator:
@@ -177,86 +165,7 @@ def unique(leaves: list[Expr]) -> tuple[list[Expr], dict[int, int]]:
     return kept, number
 
 
-
-
-def drawn_mean(expr: Expr, grid: Grid, second: Callable[[Expr], Banded], seed: int) -> tuple[Tensor, Tensor, float]:
-    """Mean and second moment at each point, shape (points,), and the relative standard error of the latter."""
-    leaves = leaves_of(expr)
-    kept, number = unique(leaves)
-    own = {id(e): second(e).diagonal() for e in leaves}
-    replicates = 2 * REPLICATES
-    z = normals(len(kept), POINT_DRAWS, replicates, seed, own[id(leaves[0])])
-    parts = {id(e): z[number[id(e)]][None] for e in leaves}
-    means, seconds, spreads = [], [], []
-    for at in torch.arange(grid.points).split(max(_CHUNK // POINT_DRAWS, 1)):
-        roots, offsets = {}, {}
-        for e in leaves:
-            variance, mean = own[id(e)][at], e.mean if isinstance(e, Source) else None
-            if mean is not None:
-                offsets[id(e)] = mean[at][:, None]
-                variance = variance - mean[at].square()
-            roots[id(e)] = variance.clamp_min(0).sqrt()[:, None, None]
-        value = Evaluator(at[:, None], roots, offsets, parts)(expr)[:, 0].reshape(at.numel(), replicates, -1)
-        means.append(value.mean((1, 2)))
-        per = value.square().mean(2)
-        seconds.append(per.mean(1))
-        spreads.append(per.std(1) / math.sqrt(replicates))
-    total = torch.cat(seconds)
-    error = float(torch.cat(spreads).mean() / total.mean().clamp_min(1e-30))
-    return torch.cat(means), total, error
-
-
-def drawn_second(expr: Expr, grid: Grid, second: Callable[[Expr], Banded], seed: int,
-                 where: Tensor | None = None) -> tuple[Banded, Tensor, float]:
-    """<h_p h_q> at the pairs of a grid, the mean at its points, and the relative standard error.
-
-    Args:
-        expr: a function of sources whose second moments are banded.
-        grid: the pairs.
-        second: second moment of a part of the expression.
-        seed: of the draws.
-        where: pairs that are wanted (the others are left zero), shape (pairs,); None for all.
-    """
-    mean, own, error = drawn_mean(expr, grid, second, seed)
-    P = grid.points
-    wanted = torch.arange(P, grid.pairs) if where is None else where[P:].nonzero()[:, 0] + P
-    values = own.new_zeros(grid.pairs)
-    values[:P] = own
-    leaves = leaves_of(expr)
-    kept, number = unique(leaves)
-    z = normals(2 * len(kept), PAIR_DRAWS, REPLICATES, seed + 1, own)
-    kernels = {id(e): second(e) for e in leaves}
-    p, q, _ = grid.index
-    worst = 0.0
-    for count, chunk in enumerate(wanted.split(max(_CHUNK // PAIR_DRAWS // 2, 1))):
-        if chunk.numel() == 0:
-            break
-        at = torch.stack([p[chunk], q[chunk]], 1)
-        roots, means = {}, {}
-        for e in leaves:
-            K = kernels[id(e)]
-            a, b, c = K.values[at[:, 0]], K.values[at[:, 1]], K.values[chunk]
-            m = e.mean if isinstance(e, Source) else None
-            if m is not None:
-                mean_at = m[at]
-                means[id(e)] = mean_at
-                a, b, c = a - mean_at[:, 0].square(), b - mean_at[:, 1].square(), c - mean_at.prod(1)
-            roots[id(e)] = _root(a, c, b)
-        parts = {id(e): z[[number[id(e)], len(kept) + number[id(e)]]] for e in leaves}
-        value = Evaluator(at, roots, means, parts)(expr)
-        left, right = value[:, 0], value[:, 1]
-        cross, one, two = ((x * y) for x, y in ((left, right), (left, left), (right, right)))
-        cross, one, two = (x.reshape(x.shape[0], REPLICATES, -1).mean(2) for x in (cross, one, two))
-        scale = (own[at[:, 0]] * own[at[:, 1]]).clamp_min(0).sqrt()
-        norm = (one.mean(1) * two.mean(1)).sqrt()
-        values[chunk] = scale * torch.where(norm > 0, cross.mean(1) / norm.clamp_min(1e-30), norm)
-        if count % 16 == 0:
-            each = cross / (one * two).sqrt().clamp_min(1e-30)
-            worst = max(worst, float((each.std(1) / math.sqrt(REPLICATES)).mean()))
-    return Banded(values, grid), mean, math.hypot(error, worst)
-
-
-def _root(a: Tensor, c: Tensor, b: Tensor) -> Tensor:
+def pair_roots(a: Tensor, c: Tensor, b: Tensor) -> Tensor:
     """Lower Cholesky factors of 2 x 2 covariances, also singular ones; shape (tuples, 2, 2)."""
     first = a.clamp_min(0).sqrt()
     slope = torch.where(first > 0, c / first.clamp_min(1e-30), torch.zeros_like(c))

@@ -120,6 +120,15 @@ class Grid:
         sizes = torch.tensor([n * len(p) for n, p in zip(self.counts, self.sample_pairs, strict=True)])
         return torch.repeat_interleave(torch.arange(len(self.offsets)), sizes)
 
+    @cached_property
+    def within(self) -> Tensor:
+        """Weights of a sum over pairs of different sites of one sample, shape (pairs,)."""
+        parts = []
+        for k, pairs in enumerate(self.sample_pairs):
+            weight = float(self.weights(False)[k]) if k > 0 else 0.0
+            parts += [torch.full((self.counts[k],), weight if a == b else 0.0) for a, b in pairs]
+        return torch.cat(parts)
+
     def planes(self, values: Tensor) -> Tensor:
         """Pairs as images, shape (planes, *sizes); pairs that leave the image are zero."""
         flat = values.new_zeros(self.starts[-1] * self.sites)

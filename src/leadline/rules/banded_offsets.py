@@ -82,6 +82,9 @@ def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], ext
     chosen: dict[Offset, None] = {zero: None}
     for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
         coarser = levels[number + 1] if number + 1 < len(levels) else None
+        # as far as the finest map reaches, which padding may have made a little larger
+        size = [max(-(-m * s // t) for m, s in zip(along, steps, strict=True))
+                for t, along, steps in zip(level, zip(*sizes[: number + 1], strict=True), zip(*levels[: number + 1], strict=True), strict=True)]
         steps = [o for o in half_plane(size) if coarser is None or not _divides(coarser, _times(o, level))]
         for o in _strata(steps, size, last if coarser is None else each):
             chosen.setdefault(_times(o, level))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leadline.rules.banded import Banded
-from leadline.rules.banded_conv import Window, window_scatter, window_sum
+from leadline.rules.banded_conv import Window, convolve, window_scatter, window_sum
 from leadline.rules.banded_draws import Evaluator, leaves_of, normals, unique
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_offsets import Offset
@@ -47,6 +47,39 @@ def shifted(planes: Tensor, lag: Offset) -> Tensor:
     return out
 
 
+def between_lags(K: Banded) -> float:
+    """How much of a pair's deviation from the mean correlation at its lag is that of the lags next to it.
+
+    Read from pairs of different samples: 0 for images of noise, near 1 for smooth ones.
+    """
+    grid = K.grid
+    pairs = [(a, b) for a in range(grid.samples) for b in range(grid.samples) if a != b]
+    near = [o for o in grid.offsets[1:] if max(map(abs, o)) == 1]
+    if not pairs or not near:
+        return 0.0
+    planes = grid.planes(K.values)
+    here = lag_planes(K, grid.offsets[0], pairs, planes)
+    found = []
+    for o in near:
+        there = lag_planes(K, o, pairs, planes)
+        inside = lag_planes(Banded(torch.ones_like(K.values), grid), o, pairs)
+        one, two = ((x - (x * inside).sum() / inside.sum()) * inside for x in (here, there))  # type: ignore[operator]
+        found.append(float((one * two).sum() / (one.square().sum() * two.square().sum()).sqrt().clamp_min(1e-30)))
+    return max(0.0, sum(found) / len(found))
+
+
+def between_taps(K: Banded, lag: Offset, pairs: list[tuple[int, int]], planes: Tensor, share: float) -> Tensor | None:
+    """Stand-in for the lags around a carried one: its mean correlation, and a share of the local deviation from it."""
+    central = lag_planes(K, lag, pairs, planes)
+    if central is None:
+        return None
+    own = K.diagonal().reshape(K.grid.samples, *K.grid.sizes)
+    first, second = zip(*pairs, strict=True)
+    scale = (own[list(first)] * shifted(own[list(second)], lag)).clamp_min(0).sqrt()
+    mean = central.sum() / scale.sum().clamp_min(1e-30)
+    return scale * mean * (1 - share) + central * share
+
+
 def _steps(window: Window) -> Iterator[tuple[Offset, Window]]:
     """Differences of two taps, and the taps that have one."""
     for places in itertools.product(*[range(-len(t) + 1, len(t)) for t in window.taps]):
@@ -66,10 +99,11 @@ def average(K: Banded, window: Window, out: Grid) -> Banded:
     """Mean over both windows of K; a lag that is not carried takes the lag between equal taps."""
     values = K.values.new_zeros(out.starts[-1], *out.sizes)
     all_planes = K.grid.planes(K.values)
+    share = between_lags(K)
     for k, o in enumerate(out.offsets):
         base = tuple(x * s for x, s in zip(o, window.stride, strict=True))
         rows = slice(out.starts[k], out.starts[k + 1])
-        central = lag_planes(K, base, out.sample_pairs[k], all_planes)
+        central = between_taps(K, base, out.sample_pairs[k], all_planes, share)
         for delta, part in _steps(window):
             planes = lag_planes(K, tuple(x + d for x, d in zip(base, delta, strict=True)), out.sample_pairs[k], all_planes)
             planes = central if planes is None else planes
@@ -78,47 +112,69 @@ def average(K: Banded, window: Window, out: Grid) -> Banded:
     return Banded(out.from_planes(values / window.count**2), out, comb=K.comb)
 
 
-def average_back(D: Banded, window: Window, into: Grid, first: Tensor | None = None) -> Banded:
-    """The transpose of :func:`average`, summed over pairs exactly; what is off the diagonal goes to equal taps.
-
-    Args:
-        D: derivative at the pooled sites.
-        window: the taps.
-        into: pairs of the input.
-        first: share of each tap in the derivative of its own window, shape (points, taps); None for an average.
-    """
-    n = window.count
-    weights = into.weights(True)
-    slots = {o: k for k, o in enumerate(into.offsets)}
-    values = D.values.new_zeros(into.starts[-1], *into.sizes)
-    planes = D.grid.planes(D.values)
+def average_back(D: Banded, window: Window, into: Grid) -> Banded:
+    """The transpose of :func:`average`; what falls on a lag that is not carried goes to equal taps, so that sums are kept."""
+    back = _Back(D, window, into)
     for k, o in enumerate(D.grid.offsets):
-        base = tuple(x * s for x, s in zip(o, window.stride, strict=True))
-        rows = slice(D.grid.starts[k], D.grid.starts[k + 1])
-        if k > 0:
-            if base in slots:
-                at = into.starts[slots[base]]
-                values[at : at + planes[rows].shape[0]] += window_scatter(planes[rows], window, into.sizes) / n
-            continue
-        if first is not None:
-            shares = first.T.reshape(n, D.grid.samples, *D.grid.sizes)
-            for tap, place in enumerate(itertools.product(*window.taps)):
-                single = Window(tuple((t,) for t in place), window.stride)
-                for plane, (a, b) in enumerate(D.grid.sample_pairs[0]):
-                    share = (shares[tap, a] * shares[tap, b]).sqrt()
-                    values[plane : plane + 1] += window_scatter((planes[plane] * share)[None], single, into.sizes)
-            continue
         for delta, part in _steps(window):
-            spread = window_scatter(planes[rows], part, into.sizes) / n**2
-            if not any(delta):
-                values[rows] += spread
-            elif delta in slots and float(weights[slots[delta]]) > 0:
-                s = slots[delta]
-                for plane, (a, b) in enumerate(D.grid.sample_pairs[0]):
-                    for pair in {(a, b), (b, a)}:
-                        at = into.starts[s] + into.sample_pairs[s].index(pair)
-                        values[at] += spread[plane] / float(weights[s])
-    return Banded(into.from_planes(values), into, comb=True)
+            lag = back.lag(k, delta)
+            if k == 0 and lag < back.zero:
+                # of a pair in one sample, this is the mirror image
+                back.add(k, lag, window_scatter(back.planes(k), part, into.sizes) / window.count**2, different=True)
+            elif not back.add(k, lag, window_scatter(back.planes(k), part, into.sizes) / window.count**2):
+                share = part.count / window.count**2 / window.count
+                back.add(k, back.lag(k, back.zero), window_scatter(back.planes(k), window, into.sizes) * share)
+    return back.result()
+
+
+class _Back:
+    """Collects derivatives at lags of the input of a pool.
+
+    A carried pair of the output stands for others; so what it gives is scaled by the number of pairs that it stands for
+    over the number that the input's pair stands for.
+    """
+
+    def __init__(self, D: Banded, window: Window, into: Grid) -> None:
+        self.D, self.window, self.into = D, window, into
+        self.zero = (0,) * len(into.sizes)
+        self.slots = {o: k for k, o in enumerate(into.offsets)}
+        self.values = D.values.new_zeros(into.starts[-1], *into.sizes)
+        self.all = D.grid.planes(D.values)
+        self.weights_out, self.weights_in = D.grid.weights(True).tolist(), into.weights(True).tolist()
+
+    def planes(self, k: int) -> Tensor:
+        """Derivative at one offset, a plane a pair of samples."""
+        return self.all[self.D.grid.starts[k] : self.D.grid.starts[k + 1]]
+
+    def lag(self, k: int, delta: Offset) -> Offset:
+        """Offset of the input for an offset of the output and a difference of taps."""
+        return tuple(x * s + d for x, s, d in zip(self.D.grid.offsets[k], self.window.stride, delta, strict=True))
+
+    def add(self, k: int, lag: Offset, planes: Tensor, *, different: bool = False) -> bool:
+        """Add planes to a lag; False where it is not carried. ``different``: only pairs of different samples."""
+        flip = lag not in self.slots
+        mirrored = tuple(-x for x in lag)
+        if flip and mirrored not in self.slots:
+            return False
+        slot = self.slots[mirrored if flip else lag]
+        if slot > 0 and self.weights_in[slot] == 0:
+            return False
+        planes = planes * (self.weights_out[k] / self.weights_in[slot])
+        planes = shifted(planes, mirrored) if flip else planes
+        place = {pair: n for n, pair in enumerate(self.into.sample_pairs[slot], self.into.starts[slot])}
+        for plane, (a, b) in zip(planes, self.D.grid.sample_pairs[k], strict=True):
+            if different and a == b:
+                continue
+            pair = (b, a) if flip else (a, b)
+            if slot == 0:
+                pair = (min(pair), max(pair))
+            # both orders of a pair of windows meet in one site
+            self.values[place[pair]] += 2 * plane if slot == 0 and k > 0 and a == b else plane
+        return True
+
+    def result(self) -> Banded:
+        """At the pairs of the input."""
+        return Banded(self.into.from_planes(self.values), self.into, comb=True)
 
 
 @dataclass(frozen=True)
@@ -163,30 +219,70 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
     return Pooled(Banded(values, out), own.mean, own.wins, correction, math.hypot(residual, own.error))
 
 
-def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid) -> Banded:
-    """The derivative of each maximum goes to the site that wins."""
-    return average_back(D if pooled.slope is None else D * pooled.slope, window, into, pooled.wins)
+def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, sloped: bool = False) -> Banded:
+    """The derivative of each maximum goes to the site that wins; off the diagonal to equal taps, so that sums are kept.
+
+    Two windows that share sites share the winner with probability (shared sites) / (sites of both).
+
+    Args:
+        D: derivative at the maxima.
+        pooled: from :func:`maximum`.
+        window: the taps.
+        into: pairs of the input.
+        sloped: multiply by the slope of the activation at the winners.
+    """
+    slope = pooled.slope if sloped and pooled.slope is not None else Banded(torch.ones_like(D.values), D.grid)
+    back = _Back(D * slope, window, into)
+    shares = pooled.wins.T.reshape(window.count, D.grid.samples, *D.grid.sizes)
+    first, second = map(list, zip(*D.grid.sample_pairs[0], strict=True))
+    for tap, place in enumerate(itertools.product(*window.taps)):
+        single = Window(tuple((t,) for t in place), window.stride)
+        share = (shares[tap, first] * shares[tap, second]).sqrt()
+        back.add(0, back.zero, window_scatter(back.planes(0) * share, single, into.sizes))
+    # where both have the same winner, its slope is missing only where both are flat
+    p, q, _ = D.grid.index
+    own = slope.diagonal()
+    either = D.grid.planes(D.values * (own[p] + own[q] - slope.values))
+    ones = D.values.new_ones(1, *into.sizes)
+    sites = window_sum(ones, window, D.grid.sizes)
+    inside = into.planes(torch.ones_like(into.index[0], dtype=D.dtype))
+    for k in range(1, len(D.grid.offsets)):
+        rows = slice(D.grid.starts[k], D.grid.starts[k + 1])
+        met = torch.zeros_like(sites)
+        for delta, part in _steps(window):
+            if back.lag(k, delta) == back.zero:
+                shared = window_sum(ones, part, D.grid.sizes)
+                both = (sites + shifted(sites, D.grid.offsets[k]) - shared).clamp_min(1.0)
+                back.add(k, back.zero, window_scatter(either[rows] / both, part, into.sizes))
+                met = shared / both
+        slot = back.slots.get(back.lag(k, back.zero))
+        if slot is not None:
+            equal = window_sum(inside[into.starts[slot] : into.starts[slot] + 1], window, D.grid.sizes).clamp_min(1.0)
+            back.add(k, into.offsets[slot], window_scatter(back.planes(k) * (1 - met) / equal, window, into.sizes))
+    return back.result()
 
 
 def _features(M: Banded, window: Window, out: Grid) -> Tensor:
-    """Correlation of two windows' sites at equal taps, and inside the windows, shape (pairs, 2)."""
-    from leadline.rules.banded_conv import convolve
-
+    """Correlation of two windows' sites at equal taps, at all taps, and inside the windows, shape (pairs, 3)."""
     same = convolve(M, window, out)
     size = same.diagonal().clamp_min(1e-30)
     p, q, _ = out.index
     across = same.values / (size[p] * size[q]).sqrt()
-    inside = average(M, window, out).diagonal() * window.count**2
-    within = ((inside / size) - 1) / max(window.count - 1, 1)
-    return torch.stack([across, (within[p] + within[q]) / 2], 1)
+    every = average(M, window, out).values * window.count
+    inside = every[: out.points] / size
+    return torch.stack([across, every / (size[p] * size[q]).sqrt(), (inside[p] + inside[q]) / 2], 1)
 
 
 def _fit(features: Tensor, chosen: Tensor, drawn: Tensor) -> tuple[Tensor, float]:
-    """Fit 1 - correlation of the maxima by (1 - that of the sites) times a quadratic; the fit at all pairs."""
+    """Fit 1 - correlation of the maxima by polynomials that are zero for one and the same window; the fit at all pairs."""
 
     def table(f: Tensor) -> Tensor:
-        c, w = f[:, 0].double(), f[:, 1].double()
-        return (1 - c)[:, None] * torch.stack([torch.ones_like(c), c, w, c * c, c * w, w * w], 1)
+        c, every, w = f.double().unbind(1)
+        other, one = w - every, torch.ones_like(c)
+        return torch.cat([
+            (1 - c)[:, None] * torch.stack([one, c, w, c * c, c * w, w * w, every], 1),
+            other[:, None] * torch.stack([one, c, w, other], 1),
+        ], 1)  # fmt: skip
 
     if chosen.numel() == 0:
         return torch.ones_like(features[:, 0]), 0.0
@@ -223,7 +319,8 @@ class _Tuples:
         self.valid = ((at >= 0) & (at < sizes)).all(-1)
         strides = torch.tensor([math.prod(self.inner.sizes[d + 1 :]) for d in range(len(self.inner.sizes))])
         self.site = (at.clamp_min(0).minimum(sizes - 1) * strides).sum(-1)
-        self._lags: dict[tuple[int, Offset], Tensor | None] = {}
+        self._lags: dict[tuple[int, Offset, bool], Tensor | None] = {}
+        self._planes: dict[int, tuple[Tensor, float]] = {}
 
     def windows(self) -> _Own:
         """Moments of each window's maximum."""
@@ -303,19 +400,22 @@ class _Tuples:
             lag = tuple(b + y - x for b, x, y in zip(base, self.places[i], self.places[j], strict=True))
             inside = self.valid[site, i] & self.valid[site_two, j]
             value = self._at(K, lag, sample, self.site[site, i], other)
-            if value is None:
-                # far apart: the mean of the two pairs at equal taps
-                value = self._at(K, base, sample, self.site[site, i], other)
-                value_two = self._at(K, base, sample, self.site[site, j], other)
+            if value is None:  # the mean of the two pairs at equal taps
+                value = self._at(K, base, sample, self.site[site, i], other, stand_in=True)
+                value_two = self._at(K, base, sample, self.site[site, j], other, stand_in=True)
                 value = (value + value_two) / 2  # type: ignore[operator]
             out[:, i, j] = torch.where(inside, value, torch.zeros_like(value))
         return out
 
-    def _at(self, K: Banded, lag: Offset, sample: Tensor, site: Tensor, other: Tensor) -> Tensor | None:
+    def _at(self, K: Banded, lag: Offset, sample: Tensor, site: Tensor, other: Tensor, *, stand_in: bool = False) -> Tensor | None:
         B = self.out.samples
-        key = (id(K), lag)
+        if id(K) not in self._planes:
+            self._planes[id(K)] = K.grid.planes(K.values), between_lags(K)
+        key = (id(K), lag, stand_in)
         if key not in self._lags:
-            planes = lag_planes(K, lag, [(a, b) for a in range(B) for b in range(B)])
+            pairs = [(a, b) for a in range(B) for b in range(B)]
+            stored, share = self._planes[id(K)]
+            planes = between_taps(K, lag, pairs, stored, share) if stand_in else lag_planes(K, lag, pairs, stored)
             self._lags[key] = None if planes is None else planes.reshape(-1)
         planes = self._lags[key]
         return None if planes is None else planes[(sample * B + other) * self.inner.sites + site]

@@ -28,7 +28,7 @@ class Rule(ABC):
     cites: Sequence[str] = ()
 
     @abstractmethod
-    def forward(self, step: Step, ctx: Context) -> Value | list[Value]:
+    def forward(self, step: Step, ctx: Context) -> Value | Sequence[Value]:
         """State after the step; its points are ``step.points`` in that order.
 
         Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leadline.rules.banded import Banded, dense
 from leadline.rules.banded_grid import Grid
-from leadline.rules.banded_draws import drawn_mean, drawn_second
+from leadline.rules.banded_moments import drawn_mean, drawn_second
 from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
 from leadline.rules.kernel import Kernel, gram, outer, scale_points
 

@@ -150,12 +150,15 @@ class Maximum(Rule):
         pairs = grid(expr)
         if pairs is not None:
             pooled, target = ctx.cache[f"pooled:{step.name}"], image_grid(step, ctx)
-            D = maximum_back(band(cotangent.total(ctx.moments), target), pooled, self.window(step, ctx), pairs)  # type: ignore[arg-type]
+            total = band(cotangent.total(ctx.moments), target)  # type: ignore[arg-type]
+            D = maximum_back(total, pooled, self.window(step, ctx), pairs)
+            winners = None
             if pooled.slope is not None:
-                # the activation's own slope follows: what the winners have is in D already
-                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1))  # type: ignore[attr-defined]
-                D = Banded(torch.where(slope.values > 0, D.values / slope.values.clamp_min(1e-12), D.values * 0), pairs, comb=True)  # type: ignore[union-attr]
-            return {ref.name: fresh(D)}
+                # the slope of the activation before the maximum is that of the winners
+                sloped = maximum_back(total, pooled, self.window(step, ctx), pairs, sloped=True)
+                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1)).values  # type: ignore[attr-defined, union-attr]
+                winners = Banded(sloped.values / (D.values * slope).where((D.values * slope).abs() > 1e-30, torch.ones(())), pairs)
+            return {ref.name: fresh(D, winners=winners)}
         return {ref.name: ctx.through_draws(expr, _window_max(self.taps(step, ctx)), cotangent)}
 
     def window(self, step: Step, ctx: Context) -> Window:

@@ -13,6 +13,7 @@ from torch import Tensor
 from leadline.program.axes import Axis
 from leadline.program.laws import Law
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
+from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments, take
 
 __all__ = ["Cotangent", "Fixed", "Noise", "State", "Wave", "Weight"]
@@ -85,13 +86,15 @@ class Wave:
     """One independent backward source times a function of forward sources.
 
     ``squared``: covariance (P, P) of the backward source, summed over channels. ``factor``: the function, or None for one.
-    ``error``: relative standard error of the covariance, from draws.
+    ``error``: relative standard error of the covariance, from draws. ``winners``: what the covariance is multiplied by
+    when the slope of the activation before a maximum comes in: the sites that win have another slope than any site.
     """
 
     key: Hashable
-    squared: Tensor
+    squared: Kernel
     factor: Expr | None = None
     error: float = 0.0
+    winners: Kernel | None = None
 
 
 @dataclass
@@ -129,7 +132,11 @@ class Cotangent:
 
     def times(self, factor: Expr) -> Cotangent:
         """Multiply by a function of forward sources (the slope of an elementwise step)."""
-        return Cotangent([replace(w, factor=factor if w.factor is None else product(w.factor, factor)) for w in self.waves])
+        out = []
+        for w in self.waves:
+            squared = w.squared if w.winners is None else w.squared * w.winners
+            out.append(replace(w, squared=squared, winners=None, factor=factor if w.factor is None else product(w.factor, factor)))
+        return Cotangent(out)
 
     def scaled(self, c: float | Tensor, size: int) -> Cotangent:
         """Multiply by a number or a vector over points."""
@@ -164,17 +171,18 @@ def _scaled(wave: Wave, c: float | Tensor) -> Wave:
     return replace(wave, factor=lin([(c, wave.factor)]))
 
 
-def fresh(squared: Tensor, error: float = 0.0) -> Cotangent:
+def fresh(squared: Kernel, error: float = 0.0, winners: Kernel | None = None) -> Cotangent:
     """A cotangent that is one new independent backward source."""
-    return Cotangent([Wave(next(_waves), squared, None, error)])
+    return Cotangent([Wave(next(_waves), squared, None, error, winners)])
 
 
 def collapse(cotangent: Cotangent, elsewhere: set[Hashable]) -> Cotangent:
     """Make one wave of those that no other path carries: they can never meet themselves again."""
-    free = [w for w in cotangent.waves if w.factor is None and w.key not in elsewhere]
+    free = [w for w in cotangent.waves if w.factor is None and w.winners is None and w.key not in elsewhere]
     if len(free) < 2:
         return cotangent
-    rest = [w for w in cotangent.waves if w.factor is not None or w.key in elsewhere]
+    merged = {w.key for w in free}
+    rest = [w for w in cotangent.waves if w.key not in merged]
     total = free[0].squared
     for wave in free[1:]:
         total = total + wave.squared
