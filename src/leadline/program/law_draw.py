@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy import optimize
 from torch import Tensor, nn
 
 from leadline.program.law import Law
@@ -66,5 +65,7 @@ def _parent_std(std: float, cutoff: float) -> float:
     share = (std / cutoff) ** 2
     if share >= truncated_variance(1e-2):
         return cutoff / 1e-2
+    from scipy import optimize  # slow to import, and rarely wanted
+
     r = optimize.brentq(lambda s: truncated_variance(s) - share, 1e-2, 40.0, xtol=1e-9)
     return cutoff / float(r)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import optimize, special, stats
+from scipy import special
 
 __all__ = [
     "Fit",
@@ -69,6 +69,8 @@ def fit_entries(centred: np.ndarray) -> Fit:
     uniform = -n * math.log(2 * cutoff)
     share = variance / cutoff**2
     if share < truncated_variance(0.3) and n >= _SMALLEST_FIT and share > truncated_variance(7.0):
+        from scipy import optimize  # slow to import, and rarely wanted
+
         r = float(optimize.brentq(lambda s: truncated_variance(s) - share, 0.3, 7.0, xtol=1e-9))
         parent = cutoff / r
         inside = special.erf(r / math.sqrt(2))
@@ -111,6 +113,8 @@ def goodness_of_fit(centred: np.ndarray, fit: Fit) -> list[float]:
     distance = max(float(np.max((rank + 1) / n - u)), float(np.max(u - rank / n)))
     p_values = [float(special.kolmogorov(math.sqrt(n) * distance))]
     if fit.kind == "gaussian" and n >= 1024:
+        from scipy import stats  # takes longer to import than all else here
+
         p_values.append(float(stats.skewtest(centred).pvalue))
         # Heavy tails only: a truncated law that passes for a Gaussian at this size has light ones.
         p_values.append(float(stats.kurtosistest(centred, alternative="greater").pvalue))
@@ -149,7 +153,7 @@ def _energy_p_value(squares: np.ndarray, axis: int, excess: float) -> float:
     scatter = float(np.sum((squares.mean(axis) - 1) ** 2)) * length / excess
     # Sums of few squares have a heavy right tail: a scaled chi squared matches the scatter's two moments.
     mean, variance = count - 1, count * (2 + 12 / length)
-    return float(stats.chi2.sf(scatter * 2 * mean / variance, 2 * mean**2 / variance))
+    return float(special.chdtrc(2 * mean**2 / variance, scatter * 2 * mean / variance))
 
 
 def gram_eigenvalues(z: np.ndarray) -> np.ndarray:
@@ -187,7 +191,7 @@ def matrix_p_values(block: np.ndarray, spectrum: np.ndarray | None = None) -> di
     return {
         "row norms": _energy_p_value(squares, 1, excess),
         "column norms": _energy_p_value(squares, 0, excess),
-        "row means": float(stats.chi2.sf(n * np.sum(z.mean(1) ** 2), m)),
-        "column means": float(stats.chi2.sf(m * np.sum(z.mean(0) ** 2), n)),
+        "row means": float(special.chdtrc(m, n * np.sum(z.mean(1) ** 2))),
+        "column means": float(special.chdtrc(n, m * np.sum(z.mean(0) ** 2))),
         "largest singular value": edge_p_value(largest, m, n),
     }
