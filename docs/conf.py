@@ -26,7 +26,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "Leadline"
-exclude_patterns = ["_build", "guides/add_operator.md"]  # the guide joins when its example is written
+exclude_patterns = ["_build"]
 
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
