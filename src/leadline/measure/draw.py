@@ -19,6 +19,7 @@ __all__ = ["flat_fraction", "gradients_and_moments"]
 State = Mapping[str, Tensor]
 _GRID = 401  # points at which the largest slope of a nonlinearity is looked for
 _FLAT = 0.01
+_GRAM = 512  # points up to which all products cost less than picking some
 _BLOCK = 256  # pairs of points multiplied at once
 
 
@@ -110,12 +111,13 @@ def _moments(plan: Plan, name: str, value: Tensor) -> Stats:
     square = h.square()
     diagonal = square.mean(0)
     stats = {f"{name}/diagonal": diagonal}
-    if pairs.complete:
+    if pairs.points <= _GRAM:
         M = h.T @ h / n
         stats[f"{name}/pairs"] = M[pairs.first, pairs.second]
     else:
         blocks = zip(pairs.first.split(_BLOCK), pairs.second.split(_BLOCK), strict=True)
-        stats[f"{name}/pairs"] = torch.cat([(h[:, i] * h[:, j]).mean(0) for i, j in blocks])
+        rows = h.T
+        stats[f"{name}/pairs"] = torch.cat([(rows[i] * rows[j]).mean(1) for i, j in blocks])
     if step.weighted and n > 1:
         stats[f"{name}/square"] = (square.sum(0).square() - square.square().sum(0)) / (n * (n - 1))
     elif not step.weighted:
