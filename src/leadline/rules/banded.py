@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leadline.rules.banded_grid import Grid
-from leadline.rules.banded_offsets import half_plane, interpolation
+from leadline.rules.banded_offsets import half_plane
 
 __all__ = ["Banded", "band", "dense"]
 
@@ -95,29 +95,33 @@ class Banded:
         return torch.stack([part.sum() for part in values.split(sizes)])
 
     def row_means(self) -> Tensor:
-        """Mean over all points q of K(p, q), shape (points,); each class of offsets by its carried members."""
+        """Mean over all points q of K(p, q), shape (points,); each class of offsets by its carried members.
+
+        What is averaged is K(p, q) / sqrt K(q, q): points differ in scale, and a row has few carried partners.
+        """
         grid = self.grid
         p, q, _ = grid.index
-        P, B = grid.points, grid.samples
+        P = grid.points
         back = self.values if self.back is None else self.back
         own = grid.counts[0] * len(grid.sample_pairs[0])
-        total = self.diagonal().to(torch.float64).clone()
-        total.index_add_(0, p[P:own], self.values[P:own].double())
-        total.index_add_(0, q[P:own], back[P:own].double())
-        weights, slots = grid.weights(self.comb).to(self.device)[grid.slot[own:]], grid.slot[own:]
-        classes = torch.tensor(grid.classes if self.comb else [0] * len(grid.offsets))[slots]
-        known = sorted(set(classes.tolist()))
-        partners = _partners(grid, known) if len(known) > 1 else {known[0]: torch.full((P,), P - B).double()} if known else {}
-        for c in known:
-            # weights of ordered pairs: half of what a pair of both orders stands for, each way
-            mine = (classes == c).nonzero()[:, 0]
-            w = weights[mine]
-            sums, norm = torch.zeros(P, dtype=torch.float64), torch.zeros(P, dtype=torch.float64)
-            for index, values in ((p, self.values), (q, back)):
-                sums.index_add_(0, index[own:][mine], w * values[own:][mine].double())
-                norm.index_add_(0, index[own:][mine], w)
+        total = self.diagonal().double()
+        scale = total.clamp_min(0).sqrt()
+        scale = scale if bool((scale > 0).all()) else torch.ones_like(scale)
+        total = total.index_add(0, p[P:own], self.values[P:own].double())
+        total = total.index_add(0, q[P:own], back[P:own].double())
+        slots = grid.slot[own:]
+        weights = grid.weights(self.comb).to(self.device)[slots]
+        classes = torch.tensor(grid.classes if self.comb else [0] * len(grid.offsets))
+        known = sorted(set(classes[1:].tolist()))
+        partners = _partners(grid, known if len(known) > 1 else None, scale)
+        for number, c in enumerate(known):
+            mine = slice(None) if len(known) == 1 else (classes[slots] == c).nonzero()[:, 0]
+            w, i, j = weights[mine], p[own:][mine], q[own:][mine]
+            sums, norm = torch.zeros_like(scale), torch.zeros_like(scale)
+            sums.index_add_(0, i, w * self.values[own:][mine]).index_add_(0, j, w * back[own:][mine])
+            norm.index_add_(0, i, w * scale[j]).index_add_(0, j, w * scale[i])
             overall = sums.sum() / norm.sum().clamp_min(1e-300)
-            total += partners[c] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
+            total += partners[number] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
         return (total / P).to(self.values)
 
     def quadrature_error(self) -> Tensor:
@@ -125,8 +129,8 @@ class Banded:
         grid = self.grid
         sizes = torch.tensor([n * len(p) for n, p in zip(grid.counts, grid.sample_pairs, strict=True)], dtype=torch.float64)
         means = self.by_offset().double() / sizes
-        if len(half_plane(grid.sizes)) + 1 == len(grid.offsets) or len(grid.offsets) < 3:
-            return means.new_tensor(0.0 if len(grid.offsets) > 2 else math.nan)
+        if len(half_plane(grid.sizes)) + 1 == len(grid.offsets):
+            return means.new_zeros(())
         residual = means - grid.left_out @ means
         share = 2 * sizes * grid.weights(False) / grid.points**2
         return (share[1:] * residual[1:]).square().sum().sqrt()
@@ -176,22 +180,25 @@ class Banded:
         return NotImplemented
 
 
-def _partners(grid: Grid, classes: list[int]) -> dict[int, Tensor]:
-    """Points of each class of offsets from every point, other sites only, shape (points,)."""
-    at_least = []
-    for level in grid.plan.levels:
-        count = torch.ones((), dtype=torch.float64)
-        for n, step, unit in zip(grid.sizes, level, grid.level, strict=True):
-            ratio = max(step // unit, 1)
-            here = torch.arange(n)
-            along = torch.div(here, ratio, rounding_mode="floor") + torch.div(n - 1 - here, ratio, rounding_mode="floor") + 1
-            count = (count[..., None] * along.double()).reshape(*count.shape, n)
-        at_least.append((count.reshape(-1) - 1) * grid.samples)
-    out = {}
+def _partners(grid: Grid, classes: list[int] | None, scale: Tensor) -> list[Tensor]:
+    """Sum of a vector over the points of each class of offsets from every point, other sites only; each (points,)."""
+    by_site = scale.reshape(grid.samples, -1).sum(0)
+    here = torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid.sizes], indexing="ij"), 0).reshape(len(grid.sizes), -1)
+
+    def sharing(ratios: list[int]) -> Tensor:
+        """Sum over the sites that differ by multiples of the ratios."""
+        number = torch.zeros_like(here[0])
+        for along, ratio in zip(here, ratios, strict=True):
+            number = number * ratio + along % ratio
+        return torch.zeros(math.prod(ratios), dtype=by_site.dtype).index_add(0, number, by_site)[number] - by_site
+
+    if classes is None:
+        return [sharing([1] * len(grid.sizes)).repeat(grid.samples)]
+    out = []
     for c in classes:
-        here = at_least[c] if c >= 0 else torch.full_like(at_least[0], grid.points - grid.samples)
-        coarser = at_least[c + 1] if c + 1 < len(at_least) else torch.zeros_like(here)
-        out[c] = (here - coarser).repeat(grid.samples)
+        levels = [grid.level if c < 0 else grid.plan.levels[c], *grid.plan.levels[c + 1 : c + 2]]
+        sums = [sharing([max(t // u, 1) for t, u in zip(level, grid.level, strict=True)]) for level in levels]
+        out.append((sums[0] - (sums[1] if len(sums) > 1 else 0)).repeat(grid.samples))
     return out
 
 
@@ -217,7 +224,7 @@ def dense(K: Banded | Tensor) -> Tensor:
     wanted = half_plane(grid.sizes)
     out = K.values.new_zeros(grid.points, grid.points)
     p, q, _ = grid.index
-    table = interpolation(grid.offsets[1:], wanted).to(K.values) if len(grid.offsets) > 1 else None
+    table = grid.table(wanted, K.comb).to(K.values) if len(grid.offsets) > 1 else None
     back = K.values if K.back is None else K.back
     if table is not None:
         planes, other = grid.planes(K.values), grid.planes(back)
@@ -227,6 +234,8 @@ def dense(K: Banded | Tensor) -> Tensor:
             # an offset's pairs are the carried offsets' nearest pairs, at the same first site where that exists
             w = table[number]
             top = [int(k) for k in (w > 1e-3).nonzero()[:, 0]]
+            if not top:
+                continue
             here = torch.arange(S).reshape(grid.sizes)[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, grid.sizes, strict=True))].reshape(-1)
             shift = sum(x * math.prod(grid.sizes[d + 1 :]) for d, x in enumerate(o))
             for place, (a, b) in enumerate([(a, b) for a in range(B) for b in range(B)]):

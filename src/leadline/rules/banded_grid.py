@@ -192,6 +192,20 @@ class Grid:
         total = table.T @ count
         weights[slots] += total / torch.tensor([self.counts[k] for k in slots], dtype=torch.float64)
 
+    def table(self, wanted: list[Offset], comb: bool) -> Tensor:
+        """Weights of the carried offsets (zero left out) for others, shape (wanted, offsets - 1); see :meth:`weights`."""
+        if not comb:
+            return interpolation(self.offsets[1:], wanted)
+        out = torch.zeros(len(wanted), len(self.offsets) - 1, dtype=torch.float64)
+        classes = [self._class(o) for o in wanted]
+        for c in set(classes):
+            rows = [i for i, member in enumerate(classes) if member == c]
+            slots = [k - 1 for k in range(1, len(self.offsets)) if self.classes[k] == c]
+            if slots:
+                part = interpolation([self.offsets[k + 1] for k in slots], [wanted[i] for i in rows])
+                out[torch.tensor(rows)[:, None], torch.tensor(slots)] = part
+        return out
+
     @cached_property
     def left_out(self) -> Tensor:
         """For each offset (zero first), how the others predict its mean, shape (offsets, offsets): checks the quadrature."""

@@ -150,6 +150,10 @@ class _Back:
         """Offset of the input for an offset of the output and a difference of taps."""
         return tuple(x * s + d for x, s, d in zip(self.D.grid.offsets[k], self.window.stride, delta, strict=True))
 
+    def carries(self, lag: Offset) -> bool:
+        """Whether a lag is carried, one way or the other."""
+        return lag in self.slots or tuple(-x for x in lag) in self.slots
+
     def add(self, k: int, lag: Offset, planes: Tensor, *, different: bool = False) -> bool:
         """Add planes to a lag; False where it is not carried. ``different``: only pairs of different samples."""
         flip = lag not in self.slots
@@ -220,9 +224,10 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
 
 
 def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, sloped: bool = False) -> Banded:
-    """The derivative of each maximum goes to the site that wins; off the diagonal to equal taps, so that sums are kept.
+    """The derivative of each maximum goes to the site that wins; on a lag that is not carried, to equal taps.
 
-    Two windows that share sites share the winner with probability (shared sites) / (sites of both).
+    Two windows that share sites share the winner with probability (shared sites) / (sites of both); else any two of
+    their sites may win.
 
     Args:
         D: derivative at the maxima.
@@ -245,20 +250,21 @@ def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, slope
     either = D.grid.planes(D.values * (own[p] + own[q] - slope.values))
     ones = D.values.new_ones(1, *into.sizes)
     sites = window_sum(ones, window, D.grid.sizes)
-    inside = into.planes(torch.ones_like(into.index[0], dtype=D.dtype))
     for k in range(1, len(D.grid.offsets)):
         rows = slice(D.grid.starts[k], D.grid.starts[k + 1])
-        met = torch.zeros_like(sites)
-        for delta, part in _steps(window):
-            if back.lag(k, delta) == back.zero:
-                shared = window_sum(ones, part, D.grid.sizes)
-                both = (sites + shifted(sites, D.grid.offsets[k]) - shared).clamp_min(1.0)
-                back.add(k, back.zero, window_scatter(either[rows] / both, part, into.sizes))
-                met = shared / both
-        slot = back.slots.get(back.lag(k, back.zero))
-        if slot is not None:
-            equal = window_sum(inside[into.starts[slot] : into.starts[slot] + 1], window, D.grid.sizes).clamp_min(1.0)
-            back.add(k, into.offsets[slot], window_scatter(back.planes(k) * (1 - met) / equal, window, into.sizes))
+        parts = [(back.lag(k, delta), part) for delta, part in _steps(window)]
+        other = shifted(sites, D.grid.offsets[k])
+        shared = sum((window_sum(ones, part, D.grid.sizes) for lag, part in parts if lag == back.zero), torch.zeros_like(sites))
+        both = (sites + other - shared).clamp_min(1.0)
+        apart = back.planes(k) * (1 - shared / both) / (sites * other - shared).clamp_min(1.0)
+        left = torch.zeros_like(sites)
+        for lag, part in parts:
+            if lag == back.zero:
+                back.add(k, lag, window_scatter(either[rows] / both, part, into.sizes))
+            elif not back.carries(lag) or not back.add(k, lag, window_scatter(apart, part, into.sizes)):
+                left += window_sum(shifted(ones, lag), part, D.grid.sizes)
+        equal = window_sum(shifted(ones, back.lag(k, back.zero)), window, D.grid.sizes).clamp_min(1.0)
+        back.add(k, back.lag(k, back.zero), window_scatter(apart * (left / equal), window, into.sizes))
     return back.result()
 
 

@@ -18,6 +18,8 @@ from leadline.rules.state import Cotangent, State, fresh
 __all__ = ["BatchNorm"]
 
 _CERTAIN = 0.01  # relative variance of the batch variance below which it is taken as certain
+_CORRECTED = 0.05  # the same for large images, where its first-order effect is added
+_DRAWN = 1024  # points up to which a large image's channels can be drawn jointly
 
 
 @rule("batch_norm", cites=["yang2019mean"])
@@ -47,10 +49,9 @@ class BatchNorm(Rule):
             inverse = (buffer(step, "running_var", ctx).mean() + float(step.arguments["eps"])).rsqrt()
             return {ref.name: cotangent.scaled(float(inverse), step.width)}
         if certain(expr, ctx):
-            total, factor = cotangent.total(ctx.moments), scale(step, expr, ctx)
+            # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
+            total, factor = cotangent.total(ctx.moments), scale(step, expr, ctx) * (1 + spread(expr, ctx)) ** 0.5
             if isinstance(total, Banded):
-                # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
-                factor *= (1 + spread(expr, ctx)) ** 0.5
                 return {ref.name: fresh(Centring(total.grid, factor).adjoint(total))}
             C = centring(expr.size, ctx)
             return {ref.name: fresh(C @ total @ C.T * factor**2)}
@@ -101,7 +102,10 @@ def centred(step: Step, expr: Expr, ctx: Context) -> Expr:
 
 def certain(expr: Expr, ctx: Context) -> bool:
     """Whether the batch variance of a channel fluctuates so little that it can be taken as certain."""
-    return grid(expr) is not None or spread(expr, ctx) < _CERTAIN
+    pairs = grid(expr)
+    if pairs is None:
+        return spread(expr, ctx) < _CERTAIN
+    return pairs.points > _DRAWN or spread(expr, ctx) < _CORRECTED
 
 
 def spread(expr: Expr, ctx: Context) -> float:

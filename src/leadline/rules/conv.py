@@ -16,7 +16,7 @@ from leadline.rules.banded_plan import image_grid, input_grid
 from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
 from leadline.rules.dense import bias_moment, biased
-from leadline.rules.expr import Expr, grid, op
+from leadline.rules.expr import grid, op
 from leadline.rules.kernel import Kernel
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
@@ -43,11 +43,14 @@ class Conv(Rule):
         narrow = few < _FEW and not isinstance(value, Fixed)
         if narrow and bias_moment(bias, K) == 0 and not isinstance(K, Banded):
             taps, inner = self.taps(step, ctx), ctx.state(step.arguments["input"]).expr
-            expr: Expr = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few), K.shape[0])
-            expr.memo["second"] = K
-            expr.memo["mean"] = K.new_zeros(K.shape[0])
-            return State(expr, step.points, step.width)
-        return State(biased(K, bias, ctx, gaussian=few >= _FEW), step.points, step.width, None, few >= _FEW)
+            drawn = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few), K.shape[0])
+            drawn.memo["second"] = K
+            drawn.memo["mean"] = K.new_zeros(K.shape[0])
+            return State(drawn, step.points, step.width)
+        expr = biased(K, bias, ctx, gaussian=few >= _FEW)
+        if not isinstance(value, Fixed):
+            expr.memo["error"] = ctx.moments.error(ctx.state(step.arguments["input"]).expr)
+        return State(expr, step.points, step.width, None, few >= _FEW)
 
     def moment(self, step: Step, value: Value, law: Law, ctx: Context) -> tuple[Kernel, int]:
         """Second moment summed over taps, and their number."""
@@ -73,9 +76,10 @@ class Conv(Rule):
         if isinstance(ctx.value(ref), Fixed):
             return {}
         law: Law = ctx.weight(step)[1]  # type: ignore[index]
-        total = cotangent.total(ctx.moments)
+        total, pairs = cotangent.total(ctx.moments), image_grid(step, ctx)
         state = ctx.state(ref)
-        if isinstance(total, Banded):
+        if pairs is not None:
+            total = band(total, pairs)
             window = self.window(step, ctx)
             back: Kernel = self.carry_back(total * (law.C_W / window.count), window, input_grid(step, ctx))
             return {ref.name: fresh(back if grid(state.expr) is not None else dense(back))}

@@ -72,10 +72,10 @@ class Elementwise(Rule):
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """d<f^2>/dK and <f'^2>, over all points: chi_parallel = sum of g'(K) K / sum of K."""
         inner = ctx.state(step.arguments["input"]).expr
-        slope = shifted(activation_of(step, ctx), inner, 1)
-        perp = float(ctx.moments.diagonal(slope).mean())
         if not gaussian(inner):
             return None
+        slope = shifted(activation_of(step, ctx), inner, 1)
+        perp = float(ctx.moments.diagonal(slope).mean())
         K = ctx.moments.diagonal(inner)
         g = activation_of(step, ctx).second_moment_slope(K)
         return float((g * K).sum() / K.sum().clamp_min(1e-300)), perp

@@ -29,16 +29,19 @@ class Drawn:
     def forward(self, step: Step, ctx: Context) -> list[Value]:
         """Moments of the operator's outputs over replicates of its drawn inputs and weights."""
         samples: list[list[Tensor]] = [[] for _ in step.layouts]
+        discrete: dict[int, Tensor] = {}
         for replicate in range(_REPLICATES):
             with torch.no_grad():
                 outs = _listed(self.run(step, ctx, replicate)[0])
             for number, out in enumerate(outs[: len(samples)]):
                 if isinstance(out, Tensor) and out.is_floating_point():
                     samples[number].append(ctx.channels(out, step.layouts[number]))
+                elif isinstance(out, Tensor):
+                    discrete.setdefault(number, out)  # a choice (of experts, of entries) is taken as it fell once
         values: list[Value] = []
         for number, drawn in enumerate(samples):
             if not drawn:
-                values.append(Fixed(torch.zeros(step.shapes[number]), step.layouts[number]))
+                values.append(Fixed(discrete.get(number, torch.zeros(step.shapes[number])), step.layouts[number]))
                 continue
             blocks = torch.stack([h.T @ h / h.shape[0] for h in drawn])
             mean = torch.stack([h.mean(0) for h in drawn]).mean(0)

@@ -10,7 +10,8 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import product, scaled
-from leadline.rules.state import Cotangent, Fixed, State, Weight
+from leadline.rules.residual import sum_back
+from leadline.rules.state import Cotangent, Fixed, State, Weight, merge
 
 __all__ = ["Divide", "Multiply"]
 
@@ -41,14 +42,16 @@ class Multiply(Rule):
             if ctx.state(operand).points != step.points:
                 if operand.name in ctx.program.weight_side:
                     continue
-                raise NoRule("a product with a factor that is shared by several points")
+                passed = sum_back(cotangent.times(ctx.aligned(ctx.state(other), step.points)), ctx.state(operand), step, ctx)
+                out[operand.name] = passed if operand.name not in out else merge([out[operand.name], passed])
+                continue
             factor = constant_factor(other, step, ctx)
             if factor is not None:
                 passed = cotangent.scaled(factor, step.width)
             else:
                 passed = cotangent.times(ctx.aligned(ctx.state(other), step.points))
             # a tensor times itself has two paths of one wave
-            out[operand.name] = passed if operand.name not in out else _twice(out[operand.name], passed)
+            out[operand.name] = passed if operand.name not in out else merge([out[operand.name], passed])
         return out
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
@@ -58,12 +61,6 @@ class Multiply(Rule):
             if isinstance(factor, float):
                 return factor**2, factor**2
         return None
-
-
-def _twice(one: Cotangent, two: Cotangent) -> Cotangent:
-    from leadline.rules.state import merge
-
-    return merge([one, two])
 
 
 @rule("div")
@@ -101,6 +98,10 @@ class Negate(Rule):
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Flip the sign."""
         return {argument(step, "self").name: cotangent.scaled(-1.0, step.width)}
+
+    def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
+        """One for both."""
+        return 1.0, 1.0
 
 
 def constant_factor(operand: Any, step: Step, ctx: Context) -> float | Tensor | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leadline.rules.banded import Banded, dense
+from leadline.rules.banded import Banded, band, dense
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_moments import drawn_mean, drawn_second
 from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
@@ -47,9 +47,10 @@ class Moments:
 
     def times(self, K: Kernel, expr: Expr) -> Kernel:
         """K times the second moment of an expression, which is taken only where K is not zero."""
-        if not isinstance(K, Banded) or "second" in expr.memo:
-            return K * self.second(expr)
-        return K * self._where(expr, K)
+        if isinstance(K, Banded) and "second" not in expr.memo:
+            return K * self._where(expr, K)
+        second = self.second(expr)
+        return (band(K, second.grid) if isinstance(second, Banded) else K) * second
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -64,6 +65,8 @@ class Moments:
         if isinstance(expr, Apply) and gaussian(expr.inner):
             K, act = self.diagonal(expr.inner), expr.activation
             return act.second_moment(K) if expr.order == 0 else act.derivative_moment(K)
+        if _joint(expr):
+            return self.second(expr).diagonal()
         if "diagonal" not in expr.memo:
             expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
         return expr.memo["diagonal"]  # type: ignore[return-value]
@@ -71,9 +74,7 @@ class Moments:
     def error(self, expr: Expr) -> float:
         """Relative standard error of the second moment, from draws; zero where no draw took part."""
         self.second(expr)
-        parts = [float(expr.memo.get("error", 0.0))]  # type: ignore[arg-type]
-        parts += [self.error(e) for e in _children(expr)] if "error" not in expr.memo else []
-        return max(parts, default=0.0)
+        return _error(expr)
 
     def _where(self, expr: Expr, K: Banded) -> Kernel:
         """Second moment of an expression at the pairs where K is not zero."""
@@ -181,7 +182,7 @@ class Moments:
             return expr.matrix @ m if isinstance(expr.matrix, Tensor) else expr.matrix.vector(m)
         if isinstance(expr, Cat):
             return torch.stack([share * self.mean(e) for share, e in expr.parts]).sum(0)
-        if grid(expr) is not None and not isinstance(expr, Op):
+        if grid(expr) is not None and not _joint(expr):
             expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
         else:
             self._drawn(expr, None)
@@ -190,7 +191,7 @@ class Moments:
     def _drawn(self, expr: Expr, where: Banded | None) -> Kernel:
         """Second moment by draws, with the mean and the relative standard error kept on the expression."""
         pairs = grid(expr)
-        if pairs is not None and not isinstance(expr, Op):
+        if pairs is not None and not _joint(expr):
             mask = None if where is None else where.values != 0
             found, expr.memo["mean"], expr.memo["error"] = drawn_second(expr, pairs, self.second, self.seed, mask)
             return found
@@ -342,6 +343,21 @@ def _children(expr: Expr) -> list[Expr]:
     if isinstance(expr, (Apply, Gather, Mix, Op)):
         return [expr.inner]
     return []
+
+
+def _joint(expr: Expr) -> bool:
+    """Whether an expression is known only through draws of all its points at once."""
+    if "joint" not in expr.memo:
+        expr.memo["joint"] = isinstance(expr, (Op, Frozen)) or any(map(_joint, _children(expr)))
+    return bool(expr.memo["joint"])
+
+
+def _error(expr: Expr) -> float:
+    """An expression's own error and the largest of its parts'."""
+    if "errors" not in expr.memo:
+        own = float(expr.memo.get("error", 0.0))  # type: ignore[arg-type]
+        expr.memo["errors"] = math.hypot(own, max(map(_error, _children(expr)), default=0.0))
+    return expr.memo["errors"]  # type: ignore[return-value]
 
 
 def _total(parts: list[Kernel]) -> Kernel:

@@ -47,23 +47,35 @@ class LayerNorm(Rule):
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """A rescaling is divided out; a random change is divided by the variance."""
-        state = ctx.state(argument(step, "input"))
-        inverse, _ = statistic(step, ctx.aligned(state, step.points), ctx)
+        expr = ctx.aligned(ctx.state(argument(step, "input")), step.points)
+        inverse, _ = statistic(step, expr, ctx)
         gain = ctx.weight(step, "weight")
-        return 0.0, float(inverse.square().mean()) * (1.0 if gain is None else gain[1].second_moment)
+        squared = 1.0 if gain is None else gain[1].second_moment
+        M, m = ctx.moments.diagonal(expr), ctx.moments.mean(expr)
+        eps = epsilon(step)
+        variance = M if step.op == "rms_norm" else M - m.square()
+        # what eps adds to the variance is not rescaled with the input
+        parallel = float((eps * variance * inverse**4).sum() / M.sum().clamp_min(1e-300))
+        removed = 1 if step.op == "rms_norm" else 2
+        return parallel * squared, float(inverse.square().mean()) * squared * (1 - removed / step.width)
 
 
 def statistic(step: Step, expr: Expr, ctx: Context) -> tuple[Tensor, Tensor | None]:
     """One over the standard deviation, and the mean that is taken off, at each point."""
-    eps = step.arguments.get("eps")
+    eps = epsilon(step)
     M = ctx.moments.diagonal(expr)
-    eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
     axes = _normalised_sites(step)
     if step.op == "rms_norm":
         return (_over(M, step.points, axes) + eps).rsqrt(), None
     m = _over(ctx.moments.mean(expr), step.points, axes)
     inverse = (_over(M, step.points, axes) - m.square() + eps).rsqrt()
     return inverse, None if bool((m == 0).all()) else m
+
+
+def epsilon(step: Step) -> float:
+    """What the norm adds to the variance."""
+    eps = step.arguments.get("eps")
+    return torch.finfo(torch.float32).eps if eps is None else float(eps)
 
 
 def _normalised_sites(step: Step) -> tuple[Axis, ...]:

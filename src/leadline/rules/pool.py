@@ -19,6 +19,7 @@ from leadline.rules.context import Context
 from leadline.rules.conv import _many, _with_samples, taps_of
 from leadline.rules.expr import Expr, apply, grid, mix, op, source
 from leadline.rules.point_map import SiteMean
+from leadline.rules.reduce import site_mean
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Average", "Interpolate", "Maximum"]
@@ -86,7 +87,7 @@ class Average(_Linear):
         if out == sizes:
             return expr
         if math.prod(out) == 1:
-            return mix(expr, SiteMean(pairs))
+            return site_mean(expr, SiteMean(pairs), ctx)
         target = image_grid(step, ctx)
         window = _average_window(step, sizes, out)
         K = average(ctx.moments.second(expr), window, target)  # type: ignore[arg-type]

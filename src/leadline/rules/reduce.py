@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from leadline.program import Axis, Step
+from leadline.rules.banded import Banded
 from leadline.rules.banded_grid import Grid
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import grid, mix
+from leadline.rules.expr import Expr, grid, mix
 from leadline.rules.point_map import SiteMean
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
-__all__ = ["Mean"]
+__all__ = ["Mean", "site_mean"]
 
 
 @rule("mean", "sum")
@@ -33,7 +34,7 @@ class Mean(Rule):
             return Fixed(ctx.arrange(mean[None], step.layout), step.layout)
         pairs = grid(state.expr)
         if pairs is not None:
-            return State(mix(state.expr, _site_mean(step, axes, state, pairs)), step.points, step.width, None, state.exact)
+            return State(site_mean(state.expr, _site_mean(step, axes, state, pairs), ctx), step.points, step.width, None, state.exact)
         return State(mix(state.expr, self._matrix(step, axes, state, ctx)), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
@@ -57,6 +58,16 @@ class Mean(Rule):
         weight = 1.0 if step.op == "sum" else 1.0 / groups.shape[1]
         A.scatter_(1, groups.to(ctx.device), weight)
         return A
+
+
+def site_mean(expr: Expr, mean: SiteMean, ctx: Context) -> Expr:
+    """The mean over an image's sites, with the error of its quadrature over offsets."""
+    out = mix(expr, mean)
+    K = ctx.moments.second(expr)
+    if isinstance(K, Banded):
+        size = float(ctx.moments.second(out).diagonal().mean()) / mean.factor**2
+        out.memo["error"] = float(K.quadrature_error()) / max(abs(size), 1e-30)
+    return out
 
 
 def _site_mean(step: Step, axes: list[Axis], state: State, pairs: Grid) -> SiteMean:

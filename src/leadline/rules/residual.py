@@ -8,7 +8,7 @@ from torch import Tensor
 
 from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
-from leadline.rules.context import Context
+from leadline.rules.context import Context, alignment
 from leadline.rules.expr import Expr, lin, scaled
 from leadline.rules.state import Cotangent, Fixed, State, Weight, fresh
 
@@ -54,14 +54,13 @@ class Add(Rule):
             state = ctx.state(operand)
             passed = cotangent.scaled(c, step.width)
             if state.points != step.points:
-                passed = _sum_back(passed, state, step, ctx)
+                passed = sum_back(passed, state, step, ctx)
             out[operand.name] = passed
         return out
 
 
-def _sum_back(cotangent: Cotangent, state: State, step: Step, ctx: Context) -> Cotangent:
-    from leadline.rules.context import alignment
-
+def sum_back(cotangent: Cotangent, state: State, step: Step, ctx: Context) -> Cotangent:
+    """Derivative towards an operand that was broadcast: the points that read one of its points add up."""
     index = alignment(state.points, step.points)
     if index is None:
         raise NoRule("operands on different sites")

@@ -18,7 +18,7 @@ __all__ = ["Concatenate", "Move", "Rearrange"]
 
 
 @rule("reshape", "transpose", "permute", "t", "unsqueeze", "squeeze", "clone", "alias", "contiguous", "detach", "_to_copy",
-      "to", "flatten", "unflatten", "lift_fresh_copy", "expand")
+      "to", "flatten", "unflatten", "lift_fresh_copy", "expand", "type_as")
 class Rearrange(Rule):
     """The same values under other axes: nothing changes but the order of the points."""
 

@@ -78,9 +78,7 @@ def _continues(step: Step, name: str, gaussian: Mapping[str, bool], program: Pro
     """Whether the growth across a step is a property of its one random input."""
     if step.op in ("linear", "conv", "conv_transpose"):
         weight = step.arguments["weight"]
-        return isinstance(weight, Ref) and (
-            weight.name in program.weight_side or weight.name in program.constants
-        )
+        return isinstance(weight, Ref) and (weight.name in program.weight_side or weight.name in program.constants)
     if step.op == "pointwise":
         return gaussian[name]
     if step.op in ("mul", "div"):
@@ -117,9 +115,7 @@ def _gaussian(step: Step, known: Mapping[str, bool], program: Program) -> bool:
         along = step.op == "cat" and any(a.kind == "channel" for a in step.layout[dim])
         return not along and all(inputs)
     if step.op in ("add", "sub", "rsub"):
-        numbers = [
-            v for k, v in step.arguments.items() if k in ("self", "other") and isinstance(v, (int, float))
-        ]
+        numbers = [v for k, v in step.arguments.items() if k in ("self", "other") and isinstance(v, (int, float))]
         return not numbers and all(inputs)
     if step.op in ("mul", "div"):
         random = [_operand_gaussian(n, known, program) for n in step.inputs if n in known]
@@ -146,9 +142,7 @@ def _conv_gaussian(step: Step, program: Program) -> bool:
     bias = _law(step.arguments.get("bias"), program)
     weight = step.arguments["weight"]
     shape = (
-        program.exported.state[program.exported.parameters[weight.name]].shape
-        if _law(weight, program)
-        else (0, _FEW)
+        program.exported.state[program.exported.parameters[weight.name]].shape if _law(weight, program) else (0, _FEW)
     )
     return shape[1] >= _FEW or (bias is not None and bias.second_moment > 0)
 
@@ -157,7 +151,5 @@ def _plain_affine(step: Step, program: Program) -> bool:
     """Whether a norm's gain is one number and its bias adds no constant."""
     gain, bias = step.arguments.get("weight"), step.arguments.get("bias")
     law = _law(bias, program)
-    no_offset = bias is None or (
-        law is not None and (law.second_moment == 0 or (law.std > 0 and law.mean == 0))
-    )
+    no_offset = bias is None or (law is not None and (law.second_moment == 0 or (law.std > 0 and law.mean == 0)))
     return no_offset and (gain is None or _number(gain, program))
