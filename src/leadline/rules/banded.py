@@ -230,7 +230,7 @@ def dense(K: Banded | Tensor) -> Tensor:
         planes, other = grid.planes(K.values), grid.planes(back)
         valid = grid.planes(torch.ones_like(K.values))
         B = grid.samples
-        for number, o in enumerate(wanted):
+        for number, o in enumerate(wanted.tolist()):
             # an offset's pairs are the carried offsets' nearest pairs, at the same first site where that exists
             w = table[number]
             top = [int(k) for k in (w > 1e-3).nonzero()[:, 0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -137,6 +138,11 @@ def _collect(expr: Expr, found: dict[int, Expr], split: set[int]) -> None:
 
 def normals(dims: int, count: int, replicates: int, seed: int, like: Tensor) -> Tensor:
     """Standard normals (dims, count): scrambled Sobol points and their negatives in each replicate."""
+    return _normals(dims, count, replicates, seed).to(like)
+
+
+@lru_cache(maxsize=64)
+def _normals(dims: int, count: int, replicates: int, seed: int) -> Tensor:
     half = count // replicates // 2
     blocks = []
     for r in range(replicates):
@@ -148,7 +154,7 @@ def normals(dims: int, count: int, replicates: int, seed: int, like: Tensor) -> 
             root = torch.linalg.cholesky(x @ x.T / x.shape[1])
             x = torch.linalg.solve_triangular(root, x, upper=False)
         blocks.append(x)
-    return torch.cat(blocks, 1).to(like)
+    return torch.cat(blocks, 1)
 
 
 def unique(leaves: list[Expr]) -> tuple[list[Expr], dict[int, int]]:

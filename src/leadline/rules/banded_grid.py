@@ -140,16 +140,21 @@ class Grid:
         return planes.reshape(-1)[self.index[2]]
 
     @cached_property
+    def steps(self) -> Tensor:
+        """The offsets, shape (offsets, dimensions)."""
+        return torch.tensor(self.offsets)
+
+    @cached_property
     def classes(self) -> list[int]:
         """For each offset, the number of the coarsest level whose step divides it."""
-        return [self._class(o) for o in self.offsets]
+        return self.classes_of(self.steps).tolist()
 
-    def _class(self, offset: Offset) -> int:
-        pixels = [x * t for x, t in zip(offset, self.level, strict=True)]
-        found = -1
+    def classes_of(self, offsets: Tensor) -> Tensor:
+        """The same for any offsets, shape (offsets, dimensions); -1 where no level's step does."""
+        pixels = offsets * torch.tensor(self.level)
+        found = torch.full((offsets.shape[0],), -1)
         for number, level in enumerate(self.plan.levels):
-            if all(x % t == 0 for x, t in zip(pixels, level, strict=True)):
-                found = number
+            found[(pixels % torch.tensor(level) == 0).all(1)] = number
         return found
 
     def weights(self, comb: bool) -> Tensor:
@@ -162,48 +167,31 @@ class Grid:
 
     @cached_property
     def _smooth(self) -> Tensor:
-        return self._quadrature([0] * len(self.offsets), lambda o: 0)
+        return self._quadrature(comb=False)
 
     @cached_property
     def _combed(self) -> Tensor:
-        return self._quadrature(self.classes, self._class)
+        return self._quadrature(comb=True)
 
-    def _quadrature(self, classes: list[int], class_of) -> Tensor:  # type: ignore[no-untyped-def]
+    def _quadrature(self, *, comb: bool) -> Tensor:
+        weights = torch.ones(len(self.offsets), dtype=torch.float64)
+        if len(self.offsets) == 1:
+            return weights
         wanted = half_plane(self.sizes)
-        weights = torch.zeros(len(self.offsets), dtype=torch.float64)
-        weights[0] = 1.0
-        by_class: dict[int, list[Offset]] = {}
-        for o in wanted:
-            by_class.setdefault(class_of(o), []).append(o)
-        known = {c for c in classes[1:]}
-        orphans = [o for c, members in by_class.items() if c not in known for o in members]
-        for c, members in by_class.items():
-            if c not in known:
-                continue
-            slots = [k for k in range(1, len(self.offsets)) if classes[k] == c]
-            self._share(weights, slots, members)
-        if orphans and len(self.offsets) > 1:
-            self._share(weights, list(range(1, len(self.offsets))), orphans)
+        count = (torch.tensor(self.sizes) - wanted.abs()).prod(1).double()
+        weights[1:] = self.table(wanted, comb).T @ count / torch.tensor(self.counts[1:], dtype=torch.float64)
         return weights
 
-    def _share(self, weights: Tensor, slots: list[int], members: list[Offset]) -> None:
-        table = interpolation([self.offsets[k] for k in slots], members)
-        count = torch.tensor([math.prod(n - abs(x) for n, x in zip(self.sizes, o, strict=True)) for o in members], dtype=torch.float64)
-        total = table.T @ count
-        weights[slots] += total / torch.tensor([self.counts[k] for k in slots], dtype=torch.float64)
-
-    def table(self, wanted: list[Offset], comb: bool) -> Tensor:
+    def table(self, wanted: Tensor, comb: bool) -> Tensor:
         """Weights of the carried offsets (zero left out) for others, shape (wanted, offsets - 1); see :meth:`weights`."""
         if not comb:
-            return interpolation(self.offsets[1:], wanted)
-        out = torch.zeros(len(wanted), len(self.offsets) - 1, dtype=torch.float64)
-        classes = [self._class(o) for o in wanted]
-        for c in set(classes):
-            rows = [i for i, member in enumerate(classes) if member == c]
-            slots = [k - 1 for k in range(1, len(self.offsets)) if self.classes[k] == c]
-            if slots:
-                part = interpolation([self.offsets[k + 1] for k in slots], [wanted[i] for i in rows])
-                out[torch.tensor(rows)[:, None], torch.tensor(slots)] = part
+            return interpolation(self.steps[1:], wanted)
+        out = torch.zeros(wanted.shape[0], len(self.offsets) - 1, dtype=torch.float64)
+        classes, mine = self.classes_of(wanted), torch.tensor(self.classes[1:])
+        for c in classes.unique().tolist():
+            rows, slots = (classes == c).nonzero()[:, 0], (mine == c).nonzero()[:, 0]
+            if slots.numel():
+                out[rows[:, None], slots] = interpolation(self.steps[1:][slots], wanted[rows])
         return out
 
     @cached_property
@@ -214,5 +202,5 @@ class Grid:
         for k in range(1, n):
             others = [j for j in range(1, n) if j != k]
             if others:
-                out[k, others] = interpolation([self.offsets[j] for j in others], [self.offsets[k]])[0]
+                out[k, others] = interpolation(self.steps[others], self.steps[[k]])[0]
         return out

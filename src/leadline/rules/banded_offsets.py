@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,18 +31,18 @@ class Images:
     last: int = 16
 
 
-def half_plane(sizes: Sequence[int]) -> list[Offset]:
+def half_plane(sizes: Sequence[int]) -> Tensor:
     """All offsets inside an image but one of each pair o, -o; zero is left out.
 
     Args:
         sizes: sites in each dimension.
 
     Returns:
-        Offsets in sites.
+        Offsets in sites, shape (offsets, dimensions).
     """
-    ranges = [range(-(n - 1), n) for n in sizes]
-    zero = (0,) * len(sizes)
-    return [o for o in itertools.product(*ranges) if o > zero]
+    axes = [torch.arange(-(n - 1), n) for n in sizes]
+    every = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(sizes))
+    return every[every.shape[0] // 2 + 1 :]
 
 
 def window_offsets(kernel: Sequence[int], dilation: Sequence[int], level: Sequence[int]) -> list[Offset]:
@@ -57,8 +56,8 @@ def window_offsets(kernel: Sequence[int], dilation: Sequence[int], level: Sequen
     Returns:
         Half of the offsets (o, not -o), zero left out.
     """
-    steps = half_plane(kernel)
-    return [tuple(x * d * t for x, d, t in zip(o, dilation, level, strict=True)) for o in steps]
+    steps = half_plane(kernel) * torch.tensor(dilation) * torch.tensor(level)
+    return [tuple(o) for o in steps.tolist()]
 
 
 def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], extra: Sequence[Offset] = (), *,
@@ -85,73 +84,60 @@ def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], ext
         # as far as the finest map reaches, which padding may have made a little larger
         size = [max(-(-m * s // t) for m, s in zip(along, steps, strict=True))
                 for t, along, steps in zip(level, zip(*sizes[: number + 1], strict=True), zip(*levels[: number + 1], strict=True), strict=True)]
-        steps = [o for o in half_plane(size) if coarser is None or not _divides(coarser, _times(o, level))]
-        for o in _strata(steps, size, last if coarser is None else each):
-            chosen.setdefault(_times(o, level))
+        steps = half_plane(size)
+        if coarser is not None:
+            steps = steps[((steps * torch.tensor(level)) % torch.tensor(coarser) != 0).any(1)]
+        for o in _strata(steps, size, last if coarser is None else each).tolist():
+            chosen.setdefault(tuple(x * t for x, t in zip(o, level, strict=True)))
     for o in extra:
         chosen.setdefault(o if o > zero else tuple(-x for x in o))
     return list(chosen)
 
 
-def _strata(steps: list[Offset], size: Sequence[int], count: int) -> list[Offset]:
-    if len(steps) <= count:
+def _strata(steps: Tensor, size: Sequence[int], count: int) -> Tensor:
+    """The nearest offsets, then strata by distance with equally many pairs, each at its own direction."""
+    if steps.shape[0] <= count:
         return steps
-    near = [o for o in steps if max(map(abs, o)) <= _NEAR]
-    far = sorted((o for o in steps if max(map(abs, o)) > _NEAR), key=lambda o: (_norm(o), o))
-    weights = [math.prod(n - abs(x) for n, x in zip(size, o, strict=True)) for o in far]
-    room = max(count - len(near), 2)
-    bounds = [sum(weights) * (i + 1) / room for i in range(room)]
-    picked, stratum, total, place = [], [], 0.0, 0
-    for o, w in zip(far, weights, strict=True):
-        stratum.append(o)
-        total += w
-        if total >= bounds[place] * (1 - 1e-12):
-            # the middle half of the stratum, in the direction that is this stratum's turn
-            middle = stratum[len(stratum) // 4 : max(len(stratum) // 4 + 1, 3 * len(stratum) // 4)]
-            angle = (place * _GOLDEN) % math.pi
-            picked.append(max(middle, key=lambda m: abs(_along(m, angle)) / _norm(m)))
-            stratum = []
-            place = min(place + 1, room - 1)
-    return near + picked
+    distance = steps.double().square().sum(1).sqrt()
+    near = steps.abs().amax(1) <= _NEAR
+    far, distance = steps[~near], distance[~near]
+    order = torch.argsort(distance, stable=True)
+    far, distance = far[order], distance[order]
+    pairs = (torch.tensor(size) - far.abs()).prod(1).double()
+    room = max(count - int(near.sum()), 2)
+    stratum = ((pairs.cumsum(0) - pairs / 2) / pairs.sum() * room).long().clamp_max(room - 1)
+    picked = []
+    for place in range(room):
+        rows = (stratum == place).nonzero()[:, 0]
+        if rows.numel() == 0:
+            continue
+        # of the middle half of the stratum, the one in the direction that is this stratum's turn
+        rows = rows[rows.numel() // 4 : max(rows.numel() // 4 + 1, 3 * rows.numel() // 4)]
+        angle = (place * _GOLDEN) % math.pi
+        turn = torch.zeros(len(size), dtype=torch.float64)
+        turn[-1] = math.cos(angle) if len(size) > 1 else 1.0
+        turn[:-1] = math.sin(angle) / max(len(size) - 1, 1) ** 0.5
+        picked.append(rows[((far[rows].double() @ turn).abs() / distance[rows]).argmax()])
+    return torch.cat([steps[near], far[torch.stack(picked)]])
 
 
-def _along(offset: Offset, angle: float) -> float:
-    if len(offset) == 1:
-        return float(offset[0])
-    return offset[-1] * math.cos(angle) + offset[-2] * math.sin(angle)
-
-
-def interpolation(carried: Sequence[Offset], wanted: Sequence[Offset]) -> Tensor:
+def interpolation(carried: Tensor, wanted: Tensor) -> Tensor:
     """Weights that give a smooth, symmetric function at all offsets from its values at the carried ones.
 
     Inverse distance to the fourth power in the metric |o - r|^2 / |o||r|, in which near offsets are known finely and far
     ones coarsely; exact where an offset is carried.
 
     Args:
-        carried: offsets with a value, zero not among them.
-        wanted: offsets without.
+        carried: offsets with a value, zero not among them, shape (carried, dimensions).
+        wanted: offsets without, shape (wanted, dimensions).
 
     Returns:
         Weights, shape (wanted, carried), rows sum to one.
     """
-    r = torch.tensor(carried, dtype=torch.float64)
-    o = torch.tensor(wanted, dtype=torch.float64)
-    cross = o @ r.T
-    near = o.square().sum(1)[:, None] + r.square().sum(1)[None, :] - 2 * cross.abs()  # o or -o, whichever is closer
-    metric = near.clamp_min(0) / (o.square().sum(1)[:, None] * r.square().sum(1)[None, :]).sqrt()
-    weights = (metric + 1e-9).pow(-2)
-    hit = near.clamp_min(0) < 0.5
+    r, o = carried.double(), wanted.double()
+    one, two = o.square().sum(1)[:, None], r.square().sum(1)[None, :]
+    near = (one + two - 2 * (o @ r.T).abs()).clamp_min(0)  # o or -o, whichever is closer
+    weights = (near / (one * two).sqrt() + 1e-9).pow(-2)
+    hit = near < 0.5
     weights = torch.where(hit.any(1, keepdim=True), hit.double(), weights)
     return weights / weights.sum(1, keepdim=True)
-
-
-def _times(offset: Offset, level: Sequence[int]) -> Offset:
-    return tuple(x * t for x, t in zip(offset, level, strict=True))
-
-
-def _divides(level: Sequence[int], pixels: Sequence[int]) -> bool:
-    return all(x % t == 0 for x, t in zip(pixels, level, strict=True))
-
-
-def _norm(offset: Sequence[int]) -> float:
-    return math.sqrt(sum(x * x for x in offset))

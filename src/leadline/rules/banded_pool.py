@@ -283,7 +283,7 @@ def _fit(features: Tensor, chosen: Tensor, drawn: Tensor) -> tuple[Tensor, float
     """Fit 1 - correlation of the maxima by polynomials that are zero for one and the same window; the fit at all pairs."""
 
     def table(f: Tensor) -> Tensor:
-        c, every, w = f.double().unbind(1)
+        c, every, w = f.unbind(1)
         other, one = w - every, torch.ones_like(c)
         return torch.cat([
             (1 - c)[:, None] * torch.stack([one, c, w, c * c, c * w, w * w, every], 1),
@@ -292,10 +292,10 @@ def _fit(features: Tensor, chosen: Tensor, drawn: Tensor) -> tuple[Tensor, float
 
     if chosen.numel() == 0:
         return torch.ones_like(features[:, 0]), 0.0
-    A = table(features[chosen])
+    A = table(features[chosen].double())
     ridge = 1e-9 * torch.eye(A.shape[1], dtype=A.dtype) * A.square().sum().clamp_min(1e-12)
     x = torch.linalg.solve(A.T @ A + ridge, A.T @ (1 - drawn.double()))
-    fitted = 1 - table(features) @ x
+    fitted = 1 - table(features) @ x.to(features)
     residual = float((fitted[chosen] - drawn).square().mean().sqrt())
     return fitted.clamp(-1, 1).to(features), residual
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
+from leadline.activations.pair import Pair
 from leadline.rules.banded import Banded
 from leadline.rules.banded_grid import Grid
 
@@ -66,8 +67,14 @@ def gram(activation: Activation, K: Kernel, rtol: float, order: int) -> Kernel:
     a, b = variances[p[P:]], variances[q[P:]]
     limit = (a * b).sqrt()
     c = torch.minimum(torch.maximum(K.values[P:], -limit), limit)
-    pair = activation.dual if order == 0 else activation.dual_derivative
-    return Banded(torch.cat([own, pair(a, c, b, rtol)]), K.grid)
+    if activation.slopes is not None and K.dtype == torch.float32:
+        # a closed form that needs no more than single precision, at millions of pairs
+        rho = torch.where(limit > 0, c / limit.clamp_min(1e-30), c)
+        pair = Pair(a, b, c, rho, ((1 - rho) * (1 + rho)).clamp_min(0))
+        values = activation._dual(pair) if order == 0 else activation._dual_derivative(pair)
+    else:
+        values = activation.dual(a, c, b, rtol) if order == 0 else activation.dual_derivative(a, c, b, rtol)
+    return Banded(torch.cat([own, values]), K.grid)
 
 
 def mean_over_groups(K: Kernel, groups: Tensor) -> Tensor:
