@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,10 +85,13 @@ def collect(
     else:
         # Without a graph only the ends are known to lie on every path.
         spine = frozenset({rows[0][0].step, rows[-1][0].step}) if rows else frozenset()
+    feeding = _feeding(steps, {row.step for row, _ in rows})
     points = tuple(
         _point(row, pairs, steps.get(row.step), program, row.step in spine, (dead or {}).get(row.step))
         for row, pairs in rows
     )
+    points = tuple(replace(p, inputs=feeding.get(p.step, ())) for p in points)
+    points = tuple(p if p.layer else replace(p, place=_place(p, steps)) for p in points)
     laws = dict(program.laws) if program is not None else _laws(model)
     dtypes = {p.dtype for p in model.parameters()}
     half = next((_HALF[d] for d in dtypes if d in _HALF), None)
@@ -137,10 +141,39 @@ def _point(
     eps = step.arguments.get("eps")
     return Point(
         row.step, row.layer, row.op, pairs,
-        inputs=step.inputs, spine=spine, width=step.width, weight=_law_of(step, program),
+        spine=spine, width=step.width, weight=_law_of(step, program),
         shape=_shape(step.fn) if step.op == "pointwise" and step.fn is not None else "",
         eps=float(eps) if isinstance(eps, (int, float)) else None, dead=dead, ruled=row.ruled,
     )  # fmt: skip
+
+
+def _place(point: Point, steps: Mapping[str, Step]) -> str:
+    """The last submodule on the way to a step that belongs to none: for a sum, that of its branch."""
+    name = point.step
+    for _ in range(len(steps)):
+        step = steps.get(name)
+        if step is None:
+            return ""
+        if step.layer:
+            return step.layer
+        known = [i for i in step.inputs if i in steps]
+        if not known:
+            return ""
+        # the branch is computed after the stream that it is added to
+        order = list(steps)
+        name = max(known, key=order.index)
+    return ""
+
+
+def _feeding(steps: Mapping[str, Step], rowed: set[str]) -> dict[str, tuple[str, ...]]:
+    """For each step the steps with a row that feed it, seen through those that only rearrange values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, step in steps.items():
+        sources: list[str] = []
+        for source in step.inputs:
+            sources += [source] if source in rowed else found.get(source, ())
+        found[name] = tuple(dict.fromkeys(sources))
+    return found
 
 
 def _law_of(step: Step, program: Program) -> Law | None:

@@ -10,6 +10,7 @@ from leadline.program.laws import Law, TrainedVerdict
 
 __all__ = ["Evidence", "InputFacts", "LossFacts", "Pair", "Point"]
 
+ROUNDING = 1e-13  # distance of two inputs below which a correlation is not known
 _FAR = 3.0
 _SIGMAS = 5.0
 
@@ -30,8 +31,8 @@ class Point:
     ``step``: node name. ``layer``: submodule. ``op``: operator. ``values``: quantity -> both sides. ``inputs``: steps
     that feed it. ``spine``: every path from input to output passes through it. ``width``: channels. ``weight``: law
     of its weight. ``shape``: of a nonlinearity: "bounded" (flat at both ends), "one-sided" (flat at one) or "".
-    ``eps``: of a norm. ``dead``: measured share of units that are flat on every input of the batch. ``fan_in``,
-    ``scale``: of an attention, its head size and the factor on its logits.
+    ``eps``: of a norm. ``dead``: measured share of units that are flat on every input of the batch. ``place``: the
+    submodule to name where the step itself belongs to none, as a sum in the forward of the whole model.
     """
 
     step: str
@@ -46,11 +47,12 @@ class Point:
     eps: float | None = None
     dead: float | None = None
     ruled: bool = True
+    place: str = ""
 
     @property
     def name(self) -> str:
-        """Layer, or the operator where the step belongs to no submodule."""
-        return self.layer or self.op
+        """Layer, or a layer that feeds it, or the operator."""
+        return self.layer or self.place or self.op
 
     @property
     def weighted(self) -> bool:
@@ -151,7 +153,12 @@ class Evidence:
         kernel, c = self.value(point, "kernel"), self.value(point, "correlation")
         if kernel is None or not math.isfinite(kernel):
             return kernel
-        return kernel if c is None else kernel * max(1 - c, 0.0)
+        return kernel if c is None else kernel * max(1 - c, ROUNDING)
+
+    def distance(self, point: Point, quantity: str = "correlation") -> float | None:
+        """1 - c, not below what rounding leaves; None where there is no correlation."""
+        c = self.value(point, quantity)
+        return None if c is None else max(1 - c, ROUNDING)
 
     def entry_signal(self) -> float | None:
         """The same part of the inputs' own kernel; None unless there is one floating-point input."""
@@ -159,7 +166,7 @@ class Evidence:
             return None
         x = self.inputs[0]
         kernel = x.rms * x.rms
-        return kernel if x.correlation is None else kernel * max(1 - x.correlation, 0.0)
+        return kernel if x.correlation is None else kernel * max(1 - x.correlation, ROUNDING)
 
     def response(self, points: Sequence[Point]) -> list[float | None]:
         r"""Relative response of the output to a relative random change at each point.

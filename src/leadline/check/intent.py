@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dis
+import functools
+import inspect
 import math
 from types import CodeType
 
@@ -21,24 +23,30 @@ def residual_scale(model: nn.Module) -> float | None:
     layers, and divides.
 
     Args:
-        model: any module with a ``config``.
+        model: any module; those of its submodules that have a ``config`` are looked at.
 
     Returns:
         The factor, or None where no such intention is seen.
 
     Source: Radford et al. (2019), section 2.3; huggingface/transformers issue 47458.
     """
-    config = getattr(model, "config", None)
-    for cls in type(model).__mro__:
-        if not issubclass(cls, nn.Module) or cls is nn.Module:
-            continue
-        for name in _INITIALIZERS:
-            code = getattr(vars(cls).get(name), "__code__", None)
-            if code is not None and _takes_root_of_depth(code):
-                depth = next((getattr(config, d) for d in _DEPTHS if isinstance(getattr(config, d, None), int)), None)
-                if depth:
-                    return 1 / math.sqrt(2 * depth)
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        depth = next((getattr(config, d) for d in _DEPTHS if isinstance(getattr(config, d, None), int)), None)
+        if depth and any(_takes_root_of_depth(code) for code in _initializers(type(module))):
+            return 1 / math.sqrt(2 * depth)
     return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _initializers(cls: type[nn.Module]) -> tuple[CodeType, ...]:
+    """Code of the initializers that a class has or inherits."""
+    found = []
+    for base in cls.__mro__:
+        if issubclass(base, nn.Module) and base is not nn.Module:
+            own = [inspect.unwrap(vars(base)[name]) for name in _INITIALIZERS if name in vars(base)]
+            found += [f.__code__ for f in own if hasattr(f, "__code__")]
+    return tuple(found)
 
 
 def _takes_root_of_depth(code: CodeType) -> bool:

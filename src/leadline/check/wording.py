@@ -10,7 +10,7 @@ __all__ = ["layers", "quoted", "times"]
 
 
 def quoted(point: Point | None) -> str:
-    """A layer's name between backticks; the operator where it has none.
+    """A layer's name between backticks; the operator where there is none.
 
     Args:
         point: a row.
@@ -20,7 +20,7 @@ def quoted(point: Point | None) -> str:
     """
     if point is None:
         return "the network"
-    return f"`{plain(point.layer, 60)}`" if point.layer else f"the {plain(point.op, 40)}"
+    return f"`{plain(point.name, 60)}`"
 
 
 def layers(count: int) -> str:

@@ -27,10 +27,7 @@ def attention_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     if not any("attention" in p.op for p in evidence.points):
         return []
     points = [p for p in evidence.spine() if "attention" in p.op or p in evidence.stations()]
-    distance = []
-    for p in points:
-        c = evidence.value(p, "site_correlation")
-        distance.append(None if c is None else max(1 - c, 0.0))
+    distance = [evidence.distance(p, "site_correlation") for p in points]
     known = [d for d in distance if d is not None]
     fall = steepest_fall(distance)
     if fall is None or fall.ratio >= self.thresholds["warning"]:

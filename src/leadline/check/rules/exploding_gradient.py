@@ -39,8 +39,8 @@ def exploding_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     start, before, end = points[fall.start], points[max(fall.start - 1, 0)], points[fall.stop]
     severity = "error" if sustained > self.thresholds["error"] else "warning"
     message = (
-        f"gradient explodes: at {quoted(before)} it is {times(ratio)} times that at {quoted(end)}, a factor "
-        f"{times(rate)} for each of {layers(fall.stop - fall.start + 1)}."
+        f"gradient explodes: it grows backwards by a factor {times(rate)} for each of {layers(fall.stop - fall.start + 1)} "
+        f"from {quoted(start)} on, so that at {quoted(before)} it is {times(ratio)} times that at {quoted(end)}."
     )
     remedy = (
         "Bring these layers to criticality (chi_perp near 1): smaller weights where the nonlinearity saturates, a skip "

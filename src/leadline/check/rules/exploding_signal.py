@@ -24,16 +24,18 @@ __all__ = ["exploding_signal"]
 )
 def exploding_signal(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge the rise of K along the spine, which is a fall of 1/K."""
-    points = evidence.stations()
+    # An embedding's size is its own matter (embedding-scale).
+    points = [p for p in evidence.stations() if p.op != "embedding"]
     kernels = [evidence.value(p, "kernel") for p in points]
     if any(k is not None and k != k for k in kernels) or any(k == float("inf") for k in kernels):
         first = next(p for p, k in zip(points, kernels, strict=True) if k is not None and (k != k or k == float("inf")))
         message = f"signal explodes: the kernel is not finite from {quoted(first)} on."
         return [self.verdict("error", first.name, None, message, "Lower the weights of the layers before, or normalize.")]
-    rise = steepest_fall([1 / k if k else None for k in kernels])
+    entry = evidence.inputs[0].rms ** 2 if len(evidence.inputs) == 1 else None
+    rise = steepest_fall([1 / k if k else None for k in (entry, *kernels)])
     if rise is None or 1 / rise.ratio <= self.thresholds["warning"]:
         return []
-    start, ratio, rate = points[rise.start], 1 / rise.ratio, 1 / rise.rate
+    start, ratio, rate = points[max(rise.start - 1, 0)], 1 / rise.ratio, 1 / rise.rate
     severity = "error" if ratio > self.thresholds["error"] else "warning"
     message = (
         f"signal explodes: the kernel grows by a factor {times(rate)} a layer from {quoted(start)} on, by "

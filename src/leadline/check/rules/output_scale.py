@@ -10,6 +10,7 @@ from leadline.check.wording import quoted, times
 
 __all__ = ["output_scale"]
 
+_NOTHING = 1e-5  # outputs that start at exactly zero are meant to; those that nearly vanish are not
 _LOGITS = 10.0  # root mean square from which a classifier is certain of a random class
 
 
@@ -45,6 +46,12 @@ def output_scale(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
             f"the {times(loss.blind)} of a blind guess{outputs}."
         )
         return [self.verdict(severity, last.name, ratio, message, _remedy(size))]
+    if size is not None and 0 < size < _NOTHING:
+        message = (
+            f"outputs are mis-scaled: those of {quoted(last)} have size {times(size)}, so changes of the weights that keep "
+            "the signal's size cannot be seen in the loss."
+        )
+        return [self.verdict("error", last.name, size, message, "Multiply the outputs (or the last layer's weights) by a number that brings them to size 1.")]
     if size is None or size <= _LOGITS or not evidence.classifier:
         return []
     message = (

@@ -29,10 +29,7 @@ def rank_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     points = evidence.stations()
     if len(points) > 2 and points[-1].weighted:
         points = points[:-1]
-    distance = []
-    for p in points:
-        c = evidence.value(p, "correlation")
-        distance.append(None if c is None else max(1 - c, 0.0))
+    distance = [evidence.distance(p) for p in points]
     known = [d for d in distance if d is not None]
     fall = steepest_fall(distance)
     if fall is None or not known or fall.ratio >= self.thresholds["warning"]:

@@ -13,7 +13,7 @@ __all__ = ["too_deep_for_width"]
 
 @rule(
     "too-deep-for-width",
-    quantity="relative variance of a layer's scale from one draw of the weights to the next (V/K²/n, near nu sum 1/n_l)",
+    quantity="nu sum 1/n_l: the relative variances that the layers add to the scale of the signal",
     thresholds={"error": 2.0, "warning": 0.5},
     reason="""
     At width n each layer adds a relative variance nu/n to the scale of its signals and gradients, and the layers add
@@ -43,8 +43,9 @@ def too_deep_for_width(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     hidden = [p for p in before if p.weighted]
     width = _harmonic([p.width for p in hidden])
     message = (
-        f"too deep for its width: after {layers(len(hidden))} of width {times(width)} the scale at {quoted(worst)} has "
-        f"a relative variance of {times(value)} from seed to seed, and passes {self.thresholds['warning']} at {quoted(start)}."
+        f"too deep for its width: the {layers(len(hidden))} of width {times(width)} up to {quoted(worst)} add relative "
+        f"variances of {times(value)} in all to the scale of the signal, more than {self.thresholds['warning']} from "
+        f"{quoted(start)} on, so that it is off by a factor {times(math.exp(math.sqrt(value)))} from seed to seed."
     )
     needed = value / self.thresholds["warning"]
     remedy = (
@@ -59,7 +60,9 @@ def _spread(evidence: Evidence, point: Point) -> float | None:
     if pair is None:
         return None
     # A variance of a heavy-tailed scale over few networks is far too low: the prediction is asked first.
-    return pair.predicted if pair.predicted is not None else pair.measured
+    spread = pair.predicted if pair.predicted is not None else pair.measured
+    # Layers multiply the scale, 1 + spread = prod (1 + nu / n_l): the logarithm is their sum.
+    return None if spread is None else math.log1p(max(spread, 0.0))
 
 
 def _summed(evidence: Evidence, points: list[Point]) -> float | None:

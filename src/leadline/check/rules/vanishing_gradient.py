@@ -43,8 +43,8 @@ def vanishing_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     start, end = points[first + 1 if first + 1 < len(points) and first > 0 else first], points[min(last + 1, len(points) - 1)]
     severity = "error" if math.sqrt(fall.sustained) < self.thresholds["error"] else "warning"
     message = (
-        f"gradient vanishes: at {quoted(points[first])} it is {times(ratio)} of that at {quoted(end)}, a factor "
-        f"{times(rate)} for each of {layers(fall.stop - fall.start + 1)}."
+        f"gradient vanishes: it falls backwards by a factor {times(rate)} for each of {layers(fall.stop - fall.start + 1)} "
+        f"from {quoted(start)} on, so that at {quoted(points[first])} it is {times(ratio)} of that at {quoted(end)}."
     )
     remedy = (
         "Bring these layers to criticality (chi_perp near 1): larger weights or a less saturated nonlinearity, a skip "

@@ -22,7 +22,8 @@ _HOPELESS = 1e-12  # a kernel that small is below what Adam's eps lets through
     reason="""
     Off the critical line the kernel of a layer is a fixed fraction of that of the layer before, so what the network
     says of its input shrinks exponentially with depth. What is left at the output is the biases, or rounding. The rule
-    looks at the whole fall: a small factor a layer is harmless in a shallow network. Adaptive optimizers recover from a
+    looks at the whole fall: a small factor a layer is harmless in a shallow network, and one step alone (a norm after a
+    large stream) does not count. Adaptive optimizers recover from a
     signal that is merely small while inputs still differ, so that is a warning until the kernel has fallen by 1e-12.
     The thresholds were set on training runs: plain tanh and ReLU networks of 10 to 15 layers at 1e-8 still learn.
     """,
@@ -35,11 +36,11 @@ def vanishing_signal(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     entry = evidence.entry_signal()
     fall = steepest_fall([entry, *signals])
     kernel = steepest_fall([evidence.value(p, "kernel") for p in points])
-    if fall is None or kernel is None or kernel.ratio > _KERNEL_TOO or fall.ratio >= self.thresholds["warning"]:
+    if fall is None or kernel is None or kernel.ratio > _KERNEL_TOO or fall.sustained >= self.thresholds["warning"]:
         return []
     c = evidence.value(points[fall.stop - 1], "correlation")
     lost = kernel.ratio < _HOPELESS or (c is not None and 1 - c < _COLLAPSED)
-    severity = "error" if fall.ratio < self.thresholds["error"] and lost else "warning"
+    severity = "error" if fall.sustained < self.thresholds["error"] and lost else "warning"
     start = points[fall.start - 1]  # the entry is number 0
     count = fall.stop - fall.start + 1
     message = (
