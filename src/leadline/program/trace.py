@@ -92,17 +92,18 @@ def assemble(model: nn.Module, exported: Exported, args: tuple[Any, ...], kwargs
     with torch.no_grad():
         evaluate.run(*exported.lifted(pytree.tree_leaves((args, dict(kwargs)))))
     slopes = _slopes(nodes, exported)
-    view = GraphView(nodes, _ancestors([exported.output]), fixed, exported.output, frozenset(slopes))
+    needs_input = _depends(nodes, exported.inputs)
+    weights = frozenset(n for n in random if n not in needs_input)
+    view = GraphView(nodes, _ancestors([exported.output]), fixed, exported.output, frozenset(slopes), weights)
     groups = fuse(view)
     scalars = {**evaluate.values, **{n.name: value for n, value in slopes.items()}}
     layouts = find_layouts(graph)
-    wanted = _data_side(exported.output, groups, fixed)
+    vectors = frozenset(n for n in weights if short_name(n) != "embedding" and all(a.kind == "channel" for d in layouts[n.name] for dim in d for a in dim))
+    wanted = _data_side(exported.output, groups, fixed | vectors)
     steps = tuple(_step(n, groups.get(n), layouts, scalars) for n in nodes if n in wanted)
-    needs_input = _depends(nodes, exported.inputs)
-    weight_side = frozenset(n.name for n in random if n not in needs_input)
     return Program(model=model, args=args, kwargs=kwargs, exported=exported, steps=steps,
                    laws=_laws(model, exported, steps, law), constants=evaluate.values, layouts=layouts,
-                   weight_side=weight_side, output=exported.output.name, training=model.training)
+                   weight_side=frozenset(n.name for n in weights), output=exported.output.name, training=model.training)
 
 
 def _random_nodes(nodes: tuple[fx.Node, ...], exported: Exported) -> set[fx.Node]:

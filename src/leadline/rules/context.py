@@ -24,6 +24,8 @@ from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_w
 
 __all__ = ["Context"]
 
+_MOST = 4096  # points of a parameter that is a value; above that it is a weight in a place where no rule knows it
+
 
 @dataclass
 class Context:
@@ -88,6 +90,8 @@ class Context:
         """Data as a state (second moment over its channels), a parameter as a source of its law."""
         points = points_of(value.layout)
         size = math.prod(a.size for a in points)
+        if isinstance(value, Weight) and size > _MOST:
+            raise NoRule(f"a parameter of {size} points is used as a value")
         channels = self.channels(value.value, value.layout)
         if isinstance(value, Weight) and value.law.random:
             second = value.law.second_moment * torch.eye(size, dtype=self.dtype, device=self.device)

@@ -146,6 +146,8 @@ def _forward(step: Step, ctx: Context, drawn: dict[str, str]) -> None:
             raise NoRule("no rule for this operator")
         value: Any = rule.forward(step, ctx)
     except NoRule as reason:
+        if step.name in ctx.program.weight_side:
+            return  # a weight on its way to an operator without a rule, which will draw it
         drawn[step.name] = str(reason)
         value = Drawn().forward(step, ctx)
         value = value if isinstance(step.node.meta["val"], (tuple, list)) else value[0]

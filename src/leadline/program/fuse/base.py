@@ -29,7 +29,7 @@ class GraphView:
     """The part of a graph that the output needs, with what is known of each node.
 
     ``wanted``: nodes whose value the output depends on. ``fixed``: nodes that depend on no parameter.
-    ``scalars``: parameters that hold one number for all channels (the slope of a PReLU). ``taken``: nodes that a group
+    ``weights``: nodes that depend on parameters alone. ``scalars``: parameters that hold one number for all channels (the slope of a PReLU). ``taken``: nodes that a group
     has already.
     """
 
@@ -38,6 +38,7 @@ class GraphView:
     fixed: frozenset[fx.Node]
     output: fx.Node
     scalars: frozenset[fx.Node] = frozenset()
+    weights: frozenset[fx.Node] = frozenset()
     taken: set[fx.Node] = field(default_factory=set)
 
     def users(self, node: fx.Node) -> list[fx.Node]:
@@ -90,7 +91,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return bind(node)
 
 
-IDENTITY = ("clone", "alias", "contiguous", "detach", "_to_copy", "to", "lift_fresh_copy")
+IDENTITY = ("clone", "type_as", "alias", "contiguous", "detach", "_to_copy", "to", "lift_fresh_copy")
 
 
 def skip_identity(node: Any, members: list[fx.Node]) -> Any:

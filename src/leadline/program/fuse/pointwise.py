@@ -13,7 +13,7 @@ from leadline.program.fuse.base import GraphView, Group, is_op, pattern
 
 __all__ = ["LINEAR", "POINTWISE", "compile_chain"]
 
-LINEAR = ("mul", "div", "add", "sub", "neg", "rsub", *("clone", "alias", "_to_copy", "detach", "contiguous"))
+LINEAR = ("mul", "div", "add", "sub", "neg", "rsub", *("clone", "alias", "_to_copy", "type_as", "detach", "contiguous"))
 POINTWISE = (
     "relu", "relu6", "leaky_relu", "prelu", "_prelu_kernel", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid",
     "tanh", "softplus", "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink",

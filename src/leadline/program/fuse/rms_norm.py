@@ -17,7 +17,7 @@ def rms_norm_with_gain(view: GraphView, node: fx.Node) -> Group | None:
     if not is_op(node, "mul"):
         return None
     for gain, normed in (node.args[:2], node.args[1::-1]):
-        if not isinstance(gain, fx.Node) or gain.op != "placeholder" or gain in view.fixed:
+        if gain not in view.weights:
             continue
         members: list[fx.Node] = [node]
         inner = rms_norm(view, skip_identity(normed, members))
