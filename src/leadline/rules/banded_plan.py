@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["image_grid", "image_levels", "input_grid", "make_plan"]
 
-_SMALL_WINDOW = 9  # sites of a window whose own pairs are carried
+_SMALL_WINDOW = 25  # sites of a window whose own pairs are carried
 
 
 def _many(value: int | Sequence[int], rank: int) -> list[int]:

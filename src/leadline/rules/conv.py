@@ -15,7 +15,7 @@ from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_plan import image_grid, input_grid
 from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
-from leadline.rules.dense import bias_moment, biased
+from leadline.rules.dense import bias_moment, biased, doubt
 from leadline.rules.expr import grid, op
 from leadline.rules.kernel import Kernel
 from leadline.rules.state import Cotangent, Fixed, State, fresh
@@ -48,8 +48,8 @@ class Conv(Rule):
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
             return State(drawn, step.points, step.width)
         expr = biased(K, bias, ctx, gaussian=few >= _FEW)
-        if not isinstance(value, Fixed):
-            expr.memo["error"] = ctx.moments.error(ctx.state(step.arguments["input"]).expr)
+        before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
+        doubt(expr, before, ctx.weight(step))
         return State(expr, step.points, step.width, None, few >= _FEW)
 
     def moment(self, step: Step, value: Value, law: Law, ctx: Context) -> tuple[Kernel, int]:

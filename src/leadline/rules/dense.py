@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,11 @@ from leadline.program import Law, Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, gaussian, grid, lin, source
+from leadline.rules.moments import relative_error
 from leadline.rules.kernel import mean_over_groups, spread_over_groups
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
-__all__ = ["Dense", "bias_moment", "biased", "fresh_noise"]
+__all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
 
 
 @rule("linear", cites=["roberts2022principles"])
@@ -31,7 +34,9 @@ class Dense(Rule):
         # an orthogonal layer keeps the sample's scale, so the fluctuation of independent weights is not its own
         independent = index is None and "orthogonal" not in law.kind
         noise = fresh_noise(state, ctx, law.C_W) if independent else None
-        return State(biased(K, ctx.weight(step, "bias"), ctx), step.points, step.width, noise)
+        expr = biased(K, ctx.weight(step, "bias"), ctx)
+        doubt(expr, state.expr, weight)
+        return State(expr, step.points, step.width, noise)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Squared derivative, summed over channels, times C_W."""
@@ -46,7 +51,7 @@ class Dense(Rule):
         if groups is not None:
             # a site's channels are their own inputs: derivatives at two sites are independent
             total = spread_over_groups(total, groups, state.expr.size, grid(state.expr))
-        return {ref.name: fresh(total)}
+        return {ref.name: fresh(total, law_error(ctx.weight(step)))}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """C_W for both: the layer is linear."""
@@ -106,6 +111,21 @@ def biased(K: Tensor, bias: tuple[Tensor, Law] | None, ctx: Context, *, gaussian
     mean, second = bias[1].mean, bias[1].second_moment
     fresh_source = source(K + (second - mean**2), gaussian=gaussian)
     return fresh_source if mean == 0.0 else lin([(1.0, fresh_source)], ctx.full(K.shape[0], mean))
+
+
+def law_error(weight: tuple[Tensor, Law] | None) -> float:
+    """Relative standard error of a second moment that was read from a finite number of entries; zero where it is stated."""
+    if weight is None or weight[1].stated or not weight[1].random:
+        return 0.0
+    excess = 0.8 if weight[1].kind == "uniform" else 2.0  # kurtosis less one
+    return (excess / weight[0].numel()) ** 0.5
+
+
+def doubt(expr: Expr, before: Expr | None, weight: tuple[Tensor, Law] | None) -> None:
+    """Note what a fresh kernel takes over from the value before: its error by draws, and how well the laws are known."""
+    known = 0.0 if before is None else relative_error(before, "law")
+    expr.memo["law"] = math.hypot(known, law_error(weight))
+    expr.memo["error"] = 0.0 if before is None else relative_error(before, "error")
 
 
 def bias_moment(bias: tuple[Tensor, Law] | None, like: Tensor) -> Tensor:

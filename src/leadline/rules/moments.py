@@ -74,7 +74,7 @@ class Moments:
     def error(self, expr: Expr) -> float:
         """Relative standard error of the second moment, from draws; zero where no draw took part."""
         self.second(expr)
-        return _error(expr)
+        return relative_error(expr)
 
     def _where(self, expr: Expr, K: Banded) -> Kernel:
         """Second moment of an expression at the pairs where K is not zero."""
@@ -311,6 +311,8 @@ def square_root(K: Kernel) -> Tensor:
     """A matrix whose product with its transpose is the covariance K, also where K is singular."""
     K = dense(K)
     scale = float(K.diagonal().abs().max())
+    if not math.isfinite(scale):
+        raise ValueError("a second moment on the way is not finite, so nothing can be drawn from it.")
     if scale == 0.0:
         return torch.zeros_like(K)
     eye = torch.eye(K.shape[0], dtype=K.dtype, device=K.device)
@@ -352,12 +354,13 @@ def _joint(expr: Expr) -> bool:
     return bool(expr.memo["joint"])
 
 
-def _error(expr: Expr) -> float:
-    """An expression's own error and the largest of its parts'."""
-    if "errors" not in expr.memo:
-        own = float(expr.memo.get("error", 0.0))  # type: ignore[arg-type]
-        expr.memo["errors"] = math.hypot(own, max(map(_error, _children(expr)), default=0.0))
-    return expr.memo["errors"]  # type: ignore[return-value]
+def relative_error(expr: Expr, kind: str = "error") -> float:
+    """An expression's own relative error of a kind ("error": by draws, "law": of laws read from weights), and its parts'."""
+    total = f"{kind} in all"
+    if total not in expr.memo:
+        own = float(expr.memo.get(kind, 0.0))  # type: ignore[arg-type]
+        expr.memo[total] = math.hypot(own, max((relative_error(e, kind) for e in _children(expr)), default=0.0))
+    return expr.memo[total]  # type: ignore[return-value]
 
 
 def _total(parts: list[Kernel]) -> Kernel:

@@ -12,8 +12,9 @@ from leadline.program import Step
 from leadline.rules.banded import Banded, band
 from leadline.rules.banded_conv import Window, window_sum
 from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_maximum import maximum, maximum_back
 from leadline.rules.banded_plan import image_grid
-from leadline.rules.banded_pool import average, average_back, maximum, maximum_back
+from leadline.rules.banded_pool import average, average_back
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.conv import _many, _with_samples, taps_of
