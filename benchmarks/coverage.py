@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,18 +29,66 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from leadline.measure import measure
 from leadline.program import Program, Step, trace
+from leadline.testing.agreement import worst
 from leadline.testing.stock import STOCK, image_batch, stock, token_batch
 from leadline.theory import Prediction, predict
 
 # steps that only say where a value stands, not what it is; taken from the operators, whatever the rules call them
 SHAPE = {
-    "reshape", "transpose", "permute", "clone", "alias", "contiguous", "expand", "unsqueeze", "squeeze", "getitem",
-    "slice", "select", "split", "split_with_sizes", "chunk", "cat", "stack", "flatten", "unflatten", "_to_copy", "unbind",
-    "detach", "repeat", "pad", "t", "numpy_T", "movedim", "view_as", "lift_fresh_copy", "index_select", "index",
+    "reshape",
+    "transpose",
+    "permute",
+    "clone",
+    "alias",
+    "contiguous",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "getitem",
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "cat",
+    "stack",
+    "flatten",
+    "unflatten",
+    "_to_copy",
+    "unbind",
+    "detach",
+    "repeat",
+    "pad",
+    "t",
+    "numpy_T",
+    "movedim",
+    "view_as",
+    "lift_fresh_copy",
+    "index_select",
+    "index",
 }
-NONLINEAR = {"pointwise", "softmax", "log_softmax", "attention", "scaled_dot_product_attention", "layer_norm", "rms_norm",
-             "group_norm", "batch_norm", "max_pool2d", "max_pool1d", "mul", "matmul", "bmm", "div", "lstm", "gru", "pow"}
+NONLINEAR = {
+    "pointwise",
+    "softmax",
+    "log_softmax",
+    "attention",
+    "scaled_dot_product_attention",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "batch_norm",
+    "max_pool2d",
+    "max_pool1d",
+    "mul",
+    "matmul",
+    "bmm",
+    "div",
+    "lstm",
+    "gru",
+    "pow",
+}
 
 
 class Classifier(nn.Module):
@@ -140,7 +189,12 @@ def flops_of(step: Step, program: Program) -> float:
         total += sum(o.numel() for o in pytree.tree_leaves(out) if isinstance(o, Tensor))
         mode = next((a.fake_mode for a in pytree.tree_leaves(given) if hasattr(a, "fake_mode")), None)
         if mode is not None:
-            with mode, torch.no_grad(), FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
+            with (
+                mode,
+                torch.no_grad(),
+                FlopCounterMode(display=False) as counter,
+                torch.backends.mkldnn.flags(enabled=False),
+            ):
                 node.target(*given[0], **given[1])
             total += counter.get_total_flops()
     return total
@@ -176,11 +230,7 @@ def cover(program: Program, prediction: Prediction) -> Coverage:
 
 
 def worst_row(model: nn.Module, batch: Any, program: Program, prediction: Prediction, draws: int) -> str:
-    from leadline.testing.agreement import worst
-
-    from leadline.measure import measure
-
-    return worst(prediction, measure(model, batch, draws=draws, seed=1, program=program))
+    return str(worst(prediction, measure(model, batch, draws=draws, seed=1, program=program)))
 
 
 def timed(found: dict[str, float], name: str, call: Callable[[], Any]) -> Any:
@@ -217,8 +267,17 @@ def main() -> int:
     if unknown:
         parser.error(f"no model {sorted(unknown)[0]!r}: choose from {', '.join(NAMES)}")
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="TF32 acceleration")
     console = Console(width=None if sys.stdout.isatty() else 150)
-    table = Table("model", "steps", "weights or nonlinear\nruled or Monte Carlo", "arithmetic\nruled", "operations\nruled", "trace s", "predict s")
+    table = Table(
+        "model",
+        "steps",
+        "weights or nonlinear\nruled or Monte Carlo",
+        "arithmetic\nruled",
+        "operations\nruled",
+        "trace s",
+        "predict s",
+    )
     notes, failed = [], 0
     for name in chosen.models or NAMES:
         try:
@@ -230,9 +289,15 @@ def main() -> int:
                 traceback.print_exc()
             continue
         s = found.seconds
-        table.add_row(name, str(found.steps), f"{found.essential_covered}/{found.essential} {share(found.essential_covered, found.essential)}",
-                      f"{found.arithmetic_ruled}/{found.arithmetic} {share(found.arithmetic_ruled, found.arithmetic)}",
-                      share(found.flops_ruled, found.flops), f"{s['trace']:.1f}", f"{s['predict']:.1f}")
+        table.add_row(
+            name,
+            str(found.steps),
+            f"{found.essential_covered}/{found.essential} {share(found.essential_covered, found.essential)}",
+            f"{found.arithmetic_ruled}/{found.arithmetic} {share(found.arithmetic_ruled, found.arithmetic)}",
+            share(found.flops_ruled, found.flops),
+            f"{s['trace']:.1f}",
+            f"{s['predict']:.1f}",
+        )
         notes += [f"{name}: Monte Carlo ({n}x) {what}" for what, n in found.missing.items()]
         notes += [f"{name}: no figures ({n}x) {what}" for what, n in found.bare.items()]
         if found.worst:

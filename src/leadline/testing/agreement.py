@@ -30,7 +30,11 @@ class HasRows(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity of one row: both sides, the difference and what it may be, on the scale of the measured value."""
+    """One quantity of one row: both sides, their difference and what it may be.
+
+    ``error``, ``allowed``, ``standard_error`` (of the measurement) and ``stated`` (the prediction's own error, part of
+    what is allowed) are on the scale of the measured value, of correlations on that of 1.
+    """
 
     layer: str
     op: str
@@ -40,6 +44,7 @@ class Comparison:
     error: float
     allowed: float
     standard_error: float
+    stated: float
 
     @property
     def excess(self) -> float:
@@ -50,8 +55,10 @@ class Comparison:
 
     def __str__(self) -> str:
         """One line."""
-        return (f"{self.layer or '(root)'} [{self.op}] {self.quantity}: predicted {self.predicted:.4g}, measured {self.measured:.4g}, "
-                f"apart {self.error:.2%}, allowed {self.allowed:.2%}")
+        return (
+            f"{self.layer or '(root)'} [{self.op}] {self.quantity}: predicted {self.predicted:.4g}, "
+            f"measured {self.measured:.4g}, apart {self.error:.2%}, allowed {self.allowed:.2%}"
+        )
 
 
 def _keyed(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
@@ -65,8 +72,15 @@ def _keyed(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
     return keyed
 
 
-def comparisons(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4.0, floor: float = 0.03,
-                quantities: Sequence[str] = QUANTITIES, common: bool = False) -> Iterator[Comparison]:
+def comparisons(
+    prediction: HasRows,
+    measurement: HasRows,
+    *,
+    sigmas: float = 4.0,
+    floor: float = 0.03,
+    quantities: Sequence[str] = QUANTITIES,
+    common: bool = False,
+) -> Iterator[Comparison]:
     """Every quantity of every row, both sides.
 
     Args:
@@ -87,7 +101,9 @@ def comparisons(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4.
     if not common and one.keys() != two.keys():
         missing = sorted(one.keys() ^ two.keys())[0]
         side = "predicted" if missing in one else "measured"
-        raise ValueError(f"{missing[0]} [{missing[1]}] is only {side}: compare rows of the same network on the same batch.")
+        raise ValueError(
+            f"{missing[0]} [{missing[1]}] is only {side}: compare rows of the same network on the same batch."
+        )
     for key, row in one.items():
         if key not in two:
             continue
@@ -105,17 +121,35 @@ def _compare(layer: str, op: str, name: str, p: Estimate, m: Estimate, sigmas: f
     if scale == 0.0:  # an exact zero (a gradient that does not flow) leaves no scale: the prediction must be zero too
         scale = 1.0 if p.value == 0.0 else abs(p.value)
     standard_error = m.error / scale
-    return Comparison(layer, op, name, p.value, m.value, abs(p.value - m.value) / scale,
-                      max(floor, sigmas * standard_error) + p.error / scale, standard_error)
+    return Comparison(
+        layer,
+        op,
+        name,
+        p.value,
+        m.value,
+        abs(p.value - m.value) / scale,
+        max(floor, sigmas * standard_error) + p.error / scale,
+        standard_error,
+        p.error / scale,
+    )
 
 
-def assert_agree(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4.0, floor: float = 0.03,
-                 quantities: Sequence[str] = QUANTITIES, common: bool = False, precise: bool = True) -> None:
+def assert_agree(
+    prediction: HasRows,
+    measurement: HasRows,
+    *,
+    sigmas: float = 4.0,
+    floor: float = 0.03,
+    quantities: Sequence[str] = QUANTITIES,
+    common: bool = False,
+    precise: bool = True,
+) -> None:
     r"""Require that a prediction and a measurement agree at every row.
 
     .. math:: |p - m| \le \max(\text{floor}\,|m|,\ \text{sigmas}\cdot\text{s.e.}) + \text{the prediction's own error}
 
-    Correlations are compared on the same terms with 1 in place of abs(m); partial Jacobians by their mean over networks.
+    Correlations are compared on the same terms with 1 in place of abs(m); partial Jacobians by their mean over
+    networks.
 
     Args:
         prediction: the predicted rows.
@@ -137,16 +171,25 @@ def assert_agree(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4
     coarse = [c for c in every if c.quantity in _PRECISE and not c.standard_error <= _STANDARD_ERROR]
     if precise and coarse:
         most = max(coarse, key=lambda c: c.standard_error)
-        raise TooFewDraws(f"the standard error of {most.quantity} at {most.layer or '(root)'} [{most.op}] is {most.standard_error:.2%}, "
-                          f"expected at most {_STANDARD_ERROR:.0%}: take {1.2 * (most.standard_error / _STANDARD_ERROR) ** 2:.1f} times the draws.")
+        more = 1.2 * (most.standard_error / _STANDARD_ERROR) ** 2
+        raise TooFewDraws(
+            f"the standard error of {most.quantity} at {most.layer or '(root)'} [{most.op}] is "
+            f"{most.standard_error:.2%}, expected at most {_STANDARD_ERROR:.0%}: take {more:.1f} times the draws."
+        )
     wrong = sorted((c for c in every if not c.excess <= 1.0), key=lambda c: -c.excess)
     if wrong:
         listed = "\n  ".join(str(c) for c in wrong[:8])
         raise AssertionError(f"{len(wrong)} of {len(every)} values disagree, the worst first:\n  {listed}")
 
 
-def worst(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4.0, floor: float = 0.03,
-          quantities: Sequence[str] = QUANTITIES) -> Comparison:
+def worst(
+    prediction: HasRows,
+    measurement: HasRows,
+    *,
+    sigmas: float = 4.0,
+    floor: float = 0.03,
+    quantities: Sequence[str] = QUANTITIES,
+) -> Comparison:
     """The comparison that comes closest to, or goes furthest beyond, what is allowed.
 
     Args:
@@ -159,4 +202,7 @@ def worst(prediction: HasRows, measurement: HasRows, *, sigmas: float = 4.0, flo
     Returns:
         The comparison with the largest excess.
     """
-    return max(comparisons(prediction, measurement, sigmas=sigmas, floor=floor, quantities=quantities, common=True), key=lambda c: c.excess)
+    return max(
+        comparisons(prediction, measurement, sigmas=sigmas, floor=floor, quantities=quantities, common=True),
+        key=lambda c: c.excess,
+    )

@@ -31,7 +31,8 @@ class Case:
     """A network and a batch.
 
     ``id``: its name. ``build``: makes the network (the same one every time). ``batch``: makes what it is called with.
-    ``seed``: of the measurement. ``law``: the law to state for the network, with a factor on every C_W; None: it is read from the weights.
+    ``seed``: of the measurement. ``law``: the law to state for the network, with a factor on every C_W; None: it is
+    read from the weights.
     ``controls``: what the agreement test must reject. ``quick``: whether the quick tests take it.
     """
 
@@ -44,7 +45,9 @@ class Case:
     quick: bool = True
 
 
-def two_inputs(features: int, *, correlation: float = 0.4, scale: float = 1.0, ratio: float = 1.3, copies: int = 2, seed: int = 5) -> Tensor:
+def two_inputs(
+    features: int, *, correlation: float = 0.4, scale: float = 1.0, ratio: float = 1.3, copies: int = 2, seed: int = 5
+) -> Tensor:
     """Different inputs of known geometry.
 
     Args:
@@ -67,7 +70,7 @@ def two_inputs(features: int, *, correlation: float = 0.4, scale: float = 1.0, r
 
 
 def images(pixels: int, *, channels: int = 3, samples: int = 2, seed: int = 5) -> Tensor:
-    """Images with a gradient over noise, so that neither sites nor samples are alike; shape (samples, channels, pixels, pixels)."""
+    """Images with a gradient over noise, so that neither sites nor samples are alike; NCHW."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(samples, channels, pixels, pixels, generator=generator)
     ramp = torch.linspace(-1, 1, pixels)

@@ -17,7 +17,7 @@ _GROUPS = 40
 
 
 def sharpen(found: Measurement, program: Program, *, networks: int, seed: int) -> bool:
-    """Replace the kernel and the correlation of every row of a dense chain by those of many networks drawn exactly in law.
+    """Replace kernel and correlation of every row of a dense chain by those of many networks drawn exactly in law.
 
     Args:
         found: measured on modules; changed in place where the program is a chain.
@@ -55,8 +55,11 @@ def _estimates(blocks: Tensor) -> dict[str, Estimate]:
     left_out = (blocks.sum(0) - blocks) / (count - 1)
     values = {"kernel": _kernel(blocks.mean(0)), "correlation": _correlation(blocks.mean(0))}
     parts = {"kernel": _kernel(left_out), "correlation": _correlation(left_out)}
-    return {name: Estimate(float(value), float(parts[name].std(correction=0) * (count - 1) ** 0.5))
-            for name, value in values.items() if blocks.shape[-1] > 1 or name == "kernel"}
+    return {
+        name: Estimate(float(value), float(parts[name].std(correction=0) * (count - 1) ** 0.5))
+        for name, value in values.items()
+        if blocks.shape[-1] > 1 or name == "kernel"
+    }
 
 
 def _kernel(M: Tensor) -> Tensor:

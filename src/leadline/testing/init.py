@@ -10,10 +10,10 @@ from torch import nn
 
 __all__ = ["gaussian_", "orthogonal_", "stated", "weighted"]
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
 
 
-def weighted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def weighted(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     """Dense and convolutional layers by qualified name.
 
     Args:
@@ -23,11 +23,11 @@ def weighted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         Name and layer.
     """
     for name, module in model.named_modules():
-        if isinstance(module, _LAYERS):
+        if isinstance(module, Layer):
             yield name, module
 
 
-def _fan_in(layer: nn.Module) -> int:
+def _fan_in(layer: Layer) -> int:
     weight = layer.weight
     if isinstance(layer, nn.ConvTranspose2d):
         return weight.shape[0] * weight[0, 0].numel() // layer.groups

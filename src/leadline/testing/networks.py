@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Erf", "PostNormMLP", "PreNormMLP", "ReluAfterAdd", "Sin", "SwiGLU", "TiedHead", "WrittenRMSNorm", "mlp"]
+__all__ = [
+    "ACTIVATIONS",
+    "Erf",
+    "PostNormMLP",
+    "PreNormMLP",
+    "ReluAfterAdd",
+    "Sin",
+    "SwiGLU",
+    "TiedHead",
+    "WrittenRMSNorm",
+    "mlp",
+]
 
 
 class Erf(nn.Module):
@@ -27,12 +39,20 @@ class Sin(nn.Module):
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "erf": Erf, "sin": Sin, "sigmoid": nn.Sigmoid, "selu": nn.SELU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "erf": Erf,
+    "sin": Sin,
+    "sigmoid": nn.Sigmoid,
+    "selu": nn.SELU,
 }
 
 
-def mlp(widths: Sequence[int], act: str = "relu", *, norm: Callable[[int], nn.Module] | None = None,
-        dropout: float = 0.0) -> nn.Sequential:
+def mlp(
+    widths: Sequence[int], act: str = "relu", *, norm: Callable[[int], nn.Module] | None = None, dropout: float = 0.0
+) -> nn.Sequential:
     """A chain of dense layers: each but the last followed by norm (if any), activation and dropout (if any).
 
     Args:
@@ -45,7 +65,7 @@ def mlp(widths: Sequence[int], act: str = "relu", *, norm: Callable[[int], nn.Mo
         The network, with torch's own init.
     """
     layers: list[nn.Module] = []
-    for number, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for number, (n_in, n_out) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(n_in, n_out))
         if number == len(widths) - 2:
             break
@@ -71,7 +91,9 @@ class WrittenRMSNorm(nn.Module):
 
 
 class _Branch(nn.Module):
-    def __init__(self, width: int, hidden: int, act: str, norm: Callable[[int], nn.Module], scale: float, gain: bool) -> None:
+    def __init__(
+        self, width: int, hidden: int, act: str, norm: Callable[[int], nn.Module], scale: float, gain: bool
+    ) -> None:
         super().__init__()
         self.norm = norm(width)
         self.up, self.act, self.down = nn.Linear(width, hidden), ACTIVATIONS[act](), nn.Linear(hidden, width)
@@ -99,9 +121,20 @@ class _PostNormBlock(_Branch):
 class _ResidualMLP(nn.Module):
     block: type[_Branch]
 
-    def __init__(self, n_in: int, width: int, depth: int, n_out: int, *, act: str = "relu", scale: float = 1.0, gain: bool = False,
-                 hidden: int | None = None, norm: Callable[[int], nn.Module] = nn.LayerNorm,
-                 last_norm: Callable[[int], nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        width: int,
+        depth: int,
+        n_out: int,
+        *,
+        act: str = "relu",
+        scale: float = 1.0,
+        gain: bool = False,
+        hidden: int | None = None,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        last_norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.enter = nn.Linear(n_in, width)
         self.blocks = nn.Sequential(*(self.block(width, hidden or width, act, norm, scale, gain) for _ in range(depth)))

@@ -24,8 +24,16 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module], place: str, causal: bool, scale: float | None,
-                 skip: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        norm: Callable[[int], nn.Module],
+        place: str,
+        causal: bool,
+        scale: float | None,
+        skip: bool,
+    ) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(width), norm(width)
         self.attention = _Attention(width, heads, causal, scale)
@@ -63,9 +71,22 @@ class Transformer(nn.Module):
         n_out: units of the read-out.
     """
 
-    def __init__(self, vocabulary: int, width: int, depth: int, heads: int, tokens: int, *, place: str = "pre",
-                 norm: Callable[[int], nn.Module] = nn.LayerNorm, causal: bool = True, scale: float | None = None, skip: bool = True,
-                 positions: bool = True, n_out: int | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        depth: int,
+        heads: int,
+        tokens: int,
+        *,
+        place: str = "pre",
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        causal: bool = True,
+        scale: float | None = None,
+        skip: bool = True,
+        positions: bool = True,
+        n_out: int | None = None,
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(tokens, width) if positions else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,18 @@ from leadline.testing.networks import ACTIVATIONS
 __all__ = ["ConcatNet", "cnn", "separable"]
 
 
-def cnn(channels: int, *, act: str = "relu", n_in: int = 3, n_out: int = 64, layers: tuple[dict[str, Any], ...], pool: str = "flatten",
-        pixels: int = 8, norm: str = "", between: str = "") -> nn.Sequential:
+def cnn(
+    channels: int,
+    *,
+    act: str = "relu",
+    n_in: int = 3,
+    n_out: int = 64,
+    layers: tuple[dict[str, Any], ...],
+    pool: str = "flatten",
+    pixels: int = 8,
+    norm: str = "",
+    between: str = "",
+) -> nn.Sequential:
     """Convolutions, each followed by norm (if any) and activation, then a pool and a read-out.
 
     Args:
@@ -47,8 +57,16 @@ def cnn(channels: int, *, act: str = "relu", n_in: int = 3, n_out: int = 64, lay
     return nn.Sequential(*modules)
 
 
-def separable(channels: int, depth: int, *, n_in: int = 3, n_out: int = 64, padding_mode: str = "zeros", norm: bool = False) -> nn.Sequential:
-    """A 1 x 1 entry, then blocks of a depthwise 3 x 3 and a pointwise 1 x 1 convolution and a ReLU, then pool and read-out.
+def separable(
+    channels: int,
+    depth: int,
+    *,
+    n_in: int = 3,
+    n_out: int = 64,
+    padding_mode: Literal["zeros", "circular"] = "zeros",
+    norm: bool = False,
+) -> nn.Sequential:
+    """A 1 x 1 entry, blocks of a depthwise 3 x 3 and a pointwise 1 x 1 convolution and a ReLU, pool and read-out.
 
     Args:
         channels: of every hidden layer.
@@ -63,7 +81,10 @@ def separable(channels: int, depth: int, *, n_in: int = 3, n_out: int = 64, padd
     """
     modules: list[nn.Module] = [nn.Conv2d(n_in, channels, 1), nn.ReLU()]
     for _ in range(depth):
-        modules += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels, padding_mode=padding_mode), nn.Conv2d(channels, channels, 1)]
+        modules += [
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, padding_mode=padding_mode),
+            nn.Conv2d(channels, channels, 1),
+        ]
         modules += [nn.BatchNorm2d(channels)] if norm else []
         modules.append(nn.ReLU())
     return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, n_out))

@@ -1,4 +1,4 @@
-"""What the networks of the verdict cases are trained on: small tasks with fresh batches, and the loss of a blind guess."""
+"""What the networks of the verdict cases are trained on: small tasks, fresh batches, a blind guess's loss."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Batch = tuple[Any, Tensor]
 class Task:
     """A stream of batches.
 
-    ``draw``: from a generator to (what the model is called with, targets). ``blind``: loss of a guess that knows only how
-    often each class comes. ``name``: in words.
+    ``draw``: from a generator to (what the model is called with, targets). ``blind``: loss of a guess that knows only
+    how often each class comes. ``name``: in words.
     """
 
     name: str
@@ -43,11 +43,13 @@ def _digits() -> tuple[Tensor, Tensor]:
     return (x - x.mean()) / x.std(), torch.tensor(data.target)
 
 
-def digits(shape: str = "flat", *, samples: int = 64, scale: float = 1.0, offset: float = 0.0, keyword: str = "") -> Task:
+def digits(
+    shape: str = "flat", *, samples: int = 64, scale: float = 1.0, offset: float = 0.0, keyword: str = ""
+) -> Task:
     """The handwritten digits of scikit-learn (8 x 8 pixels), standardized, times ``scale`` plus ``offset``.
 
     Args:
-        shape: "flat" (64 features), "image" (one channel), "rgb" (three equal channels) or "rows" (8 steps of 8 features).
+        shape: "flat" (64 features), "image" (one channel), "rgb" (three equal ones) or "rows" (8 steps of 8).
         samples: of a batch.
         scale: factor on the inputs.
         offset: added to every entry.
@@ -61,7 +63,12 @@ def digits(shape: str = "flat", *, samples: int = 64, scale: float = 1.0, offset
         x, y = _digits()
         picked = torch.randint(len(x), (samples,), generator=generator)
         x = x[picked] * scale + offset
-        forms = {"flat": x.flatten(1), "image": x[:, None], "rgb": x[:, None].expand(-1, 3, -1, -1).contiguous(), "rows": x}
+        forms = {
+            "flat": x.flatten(1),
+            "image": x[:, None],
+            "rgb": x[:, None].expand(-1, 3, -1, -1).contiguous(),
+            "rows": x,
+        }
         return ({keyword: forms[shape]} if keyword else forms[shape]), y[picked]
 
     return Task("digits", draw, math.log(10))
@@ -78,7 +85,9 @@ def radius(features: int = 4, *, samples: int = 128, scale: float = 1.0) -> Task
     Returns:
         The task.
     """
-    median = features * (1 - 2 / (9 * features)) ** 3  # Wilson and Hilferty, within half a percent from two dimensions on
+    median = (
+        features * (1 - 2 / (9 * features)) ** 3
+    )  # Wilson and Hilferty, within half a percent from two dimensions on
 
     def draw(generator: torch.Generator) -> Batch:
         x = torch.randn(samples, features, generator=generator)
@@ -109,7 +118,7 @@ def own_token(vocabulary: int, tokens: int, *, samples: int = 16, keyword: str =
 
 
 def topic(vocabulary: int, tokens: int, classes: int, *, samples: int = 32) -> Task:
-    """Which of several lists of tokens most of a sequence comes from; one token alone says little. Asked at the last token.
+    """Which of several lists of tokens most of a sequence comes from; asked at the last token.
 
     Args:
         vocabulary: number of token ids, a multiple of ``classes``.

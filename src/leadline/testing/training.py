@@ -34,7 +34,9 @@ class Trained:
         return self.best <= 0.5 * self.initial
 
 
-def train(model: nn.Module, task: Task, *, rates: Sequence[float] = RATES, steps: int = STEPS, seed: int = 0) -> Trained:
+def train(
+    model: nn.Module, task: Task, *, rates: Sequence[float] = RATES, steps: int = STEPS, seed: int = 0
+) -> Trained:
     """Train copies of a model with Adam, one a rate, until one falls to half its initial loss.
 
     Args:

@@ -39,6 +39,7 @@ class Finding:
     draws: int
     rows: int
     standard_error: float
+    stated: float
     worst: dict[str, Comparison]
     seconds: float
     drawn: int
@@ -58,11 +59,13 @@ def predicted(case: Case, control: Control | None = None) -> Prediction:
     return predict(trace(model, case.batch(), law=law))
 
 
-def measured(case: Case, prediction: Prediction, draws: int, seed: int | None = None) -> HasRows:
-    """Measurement of a case's network over re-drawn copies; kernels of dense chains from networks drawn exactly in law."""
+def measured(
+    case: Case, prediction: Prediction, draws: int, seed: int | None = None, networks: int = _NETWORKS
+) -> HasRows:
+    """Measurement of a case's network over re-drawn copies; those of dense chains exactly in law."""
     start = case.seed if seed is None else seed
     found = measure(case.build(), case.batch(), draws=draws, seed=1000 * start, program=prediction.program)
-    sharpen(found, prediction.program, networks=_NETWORKS, seed=start)
+    sharpen(found, prediction.program, networks=networks, seed=start)
     return found
 
 
@@ -99,8 +102,16 @@ def examine(case: Case, draws: int | None = None) -> Finding:
     found, used = (measured(case, prediction, draws), draws) if draws else _enough(case, prediction)
     every = list(comparisons(prediction, found))
     quantities = dict.fromkeys(c.quantity for c in every)
-    finding = Finding(case.id, used, len(prediction.rows), _standard_error(prediction, found),
-                      {q: max((c for c in every if c.quantity == q), key=lambda c: c.excess) for q in quantities}, 0.0, len(prediction.drawn))
+    finding = Finding(
+        case.id,
+        used,
+        len(prediction.rows),
+        _standard_error(prediction, found),
+        max(c.stated for c in every),
+        {q: max((c for c in every if c.quantity == q), key=lambda c: c.excess) for q in quantities},
+        0.0,
+        len(prediction.drawn),
+    )
     for control in case.controls:
         wrong = comparisons(predicted(case, control), found, common=True)
         finding.controls[control.what] = max(wrong, key=lambda c: c.excess)
@@ -112,27 +123,51 @@ _HEAD = """# Truth
 
 Predictions against measurements on re-drawn networks. The page is the output of `python -m leadline.testing.truth`.
 
-Each network is predicted from its stated (or read) init law and measured on as many fresh draws of its weights as a standard error
-of 1 % on every kernel and correlation takes. The two agree where every row of every step has
-|predicted - measured| <= max(3 %, 4 standard errors) + the prediction's own stated error; correlations are compared on the scale of 1.
-*Worst* is the largest difference of any row, and *of allowed* that difference over what is allowed: above 1 the two disagree.
-A **negative control** is a wrong account of the same network; the same test must reject it, and the last column says by how much.
+Each network is predicted from its stated (or read) init law and measured on as many fresh draws of its weights as a
+standard error of 1 % on every kernel and correlation takes (kernels of dense chains on networks drawn exactly in law).
+The two agree where every row of every step has
+|predicted - measured| <= max(3 %, 4 standard errors) + the prediction's own stated error; correlations are compared on
+the scale of 1.
+*Stated error* is the largest that a prediction gives for any of its rows: of its own draws, and of the 1/n
+corrections that it leaves out.
+*Worst* is the largest difference of any row, and *of allowed* that difference over what is allowed: above 1
+the two disagree.
+A **negative control** is a wrong account of the same network; the same test must reject it, and the last column
+says by how much.
 
 """
 
 
 def _lines(findings: Iterator[Finding]) -> Iterator[str]:
-    yield "| network | rows | draws | standard error | worst kernel | worst correlation | worst partial Jacobian | of allowed | agrees | controls rejected (of allowed) |"
-    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --- | --- |"
+    yield (
+        "| network | rows | draws | standard error | stated error | worst kernel | worst correlation "
+        "| worst partial Jacobian | of allowed | agrees | controls rejected (of allowed) |"
+    )
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --- |"
     for f in findings:
-        cells = [f"{f.worst[q].error:.1%}" if q in f.worst else "-" for q in ("kernel", "correlation", "partial_jacobian")]
+        cells = [
+            f"{f.worst[q].error:.1%}" if q in f.worst else "-" for q in ("kernel", "correlation", "partial_jacobian")
+        ]
         most = max(c.excess for c in f.worst.values())
         agrees = "yes" if most <= 1.0 else "**no**"
         if f.standard_error > _STANDARD_ERROR:
             agrees += " (too few draws)"
-        controls = "; ".join(f"{what}: {'' if c.excess > 1 else '**not rejected** '}{c.excess:.1f}" for what, c in f.controls.items())
+        controls = "; ".join(
+            f"{what}: {'' if c.excess > 1 else '**not rejected** '}{c.excess:.1f}" for what, c in f.controls.items()
+        )
         drawn = f" ({f.drawn} steps by Monte Carlo)" if f.drawn else ""
-        yield f"| {f.id}{drawn} | {f.rows} | {f.draws} | {f.standard_error:.2%} | {' | '.join(cells)} | {most:.2f} | {agrees} | {controls} |"
+        row = [
+            f"{f.id}{drawn}",
+            f.rows,
+            f.draws,
+            f"{f.standard_error:.2%}",
+            f"{f.stated:.1%}",
+            *cells,
+            f"{most:.2f}",
+            agrees,
+            controls,
+        ]
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
 
 
 def _report(cases: Sequence[Case], draws: int | None, failures: list[str]) -> Iterator[Finding]:
@@ -154,10 +189,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 where every case agrees and every control is rejected, else 1.
     """
-    parser = argparse.ArgumentParser(prog="python -m leadline.testing.truth", description="Predictions against measurements, as a table.")
+    parser = argparse.ArgumentParser(
+        prog="python -m leadline.testing.truth", description="Predictions against measurements, as a table."
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the page here (default: print it)")
-    parser.add_argument("--case", action="append", default=[], help="only cases whose name contains this (may be repeated)")
-    parser.add_argument("--draws", type=int, help="re-drawn copies (default: as many as a standard error of 1 %% takes)")
+    parser.add_argument(
+        "--case", action="append", default=[], help="only cases whose name contains this (may be repeated)"
+    )
+    parser.add_argument(
+        "--draws", type=int, help="re-drawn copies (default: as many as a standard error of 1 %% takes)"
+    )
     chosen = parser.parse_args(arguments)
     cases = [c for c in TRUTH if not chosen.case or any(part in c.id for part in chosen.case)]
     if not cases:

@@ -22,8 +22,18 @@ WIDTH, FEATURES, OUT = 256, 64, 128
 _OFF = Control("C_W 5 % too large", C_W=1.05)
 
 
-def _case(id: str, make: Callable[[], nn.Module], batch: Callable[[], Any], C_W: float, C_b: float = 0.0, *, seed: int = 0,
-          wrong: dict[str, Callable[[], nn.Module]] | None = None, train: bool = False, quick: bool = True) -> Case:
+def _case(
+    id: str,
+    make: Callable[[], nn.Module],
+    batch: Callable[[], Any],
+    C_W: float,
+    C_b: float = 0.0,
+    *,
+    seed: int = 0,
+    wrong: dict[str, Callable[[], nn.Module]] | None = None,
+    train: bool = False,
+    quick: bool = True,
+) -> Case:
     """A case whose dense and convolutional layers are drawn with a stated law, which the prediction is told."""
 
     def build(of: Callable[[], nn.Module] = make) -> nn.Module:
@@ -32,7 +42,15 @@ def _case(id: str, make: Callable[[], nn.Module], batch: Callable[[], Any], C_W:
             return gaussian_(of(), C_W, C_b, seed=seed).train(train)
 
     controls = (_OFF, *(Control(what, build=partial(build, of)) for what, of in (wrong or {}).items()))
-    return Case(id, build, batch, seed, law=lambda model, factor: stated(model, factor * C_W, C_b), controls=controls, quick=quick)
+    return Case(
+        id,
+        build,
+        batch,
+        seed,
+        law=lambda model, factor: stated(model, factor * C_W, C_b),
+        controls=controls,
+        quick=quick,
+    )
 
 
 # (activation, phase): C_W, C_b, mean square of the input. Critical values: the published half-stable and K* = 0 points.
@@ -46,9 +64,18 @@ _PHASES: dict[str, dict[str, tuple[float, float, float]]] = {
 }
 
 _MLPS = [
-    _case(f"mlp-{act}-{phase}", partial(mlp, [FEATURES, *[WIDTH] * 8, OUT], act), partial(two_inputs, FEATURES, scale=square), C_W, C_b,
-          seed=number, quick=phase == "critical")
-    for number, (act, phase, (C_W, C_b, square)) in enumerate((a, p, v) for a, phases in _PHASES.items() for p, v in phases.items())
+    _case(
+        f"mlp-{act}-{phase}",
+        partial(mlp, [FEATURES, *[WIDTH] * 8, OUT], act),
+        partial(two_inputs, FEATURES, scale=square),
+        C_W,
+        C_b,
+        seed=number,
+        quick=phase == "critical",
+    )
+    for number, (act, phase, (C_W, C_b, square)) in enumerate(
+        (a, p, v) for a, phases in _PHASES.items() for p, v in phases.items()
+    )
 ]
 
 
@@ -63,33 +90,99 @@ def _batch_of(count: int) -> Callable[[], Tensor]:
 _pre = partial(PreNormMLP, FEATURES, WIDTH, 5, OUT)
 _post = partial(PostNormMLP, FEATURES, WIDTH, 5, OUT)
 _plain = [FEATURES, *[WIDTH] * 5, OUT]
+_wide = [FEATURES, *[2 * WIDTH] * 3, OUT]
 
 _DENSE = [
-    _case("pre-ln-residual", partial(_pre, last_norm=nn.LayerNorm), _flat, 1.5, 0.05, seed=31,
-          wrong={"one norm left out": partial(_pre, norm=lambda n: nn.Identity(), last_norm=nn.LayerNorm)}),
-    _case("post-ln-residual", _post, _flat, 1.5, 0.05, seed=32, wrong={"the norms left out": partial(_post, norm=lambda n: nn.Identity())}),
-    _case("rms-norm-residual", partial(_pre, norm=nn.RMSNorm, act="silu"), _flat, 1.5, 0.1, seed=33,
-          wrong={"layer norm for RMS norm after a mean": partial(_pre, norm=lambda n: nn.Identity(), act="silu")}),
-    _case("rms-norm-written-out", partial(mlp, _plain, "relu", norm=WrittenRMSNorm), _flat, 1.5, 0.1, seed=34,
-          wrong={"the norms left out": partial(mlp, _plain, "relu")}),
-    _case("batch-norm-8", partial(mlp, _plain, "relu", norm=nn.BatchNorm1d), _batch_of(8), 1.5, seed=35, train=True,
-          wrong={"the norms left out": partial(mlp, _plain, "relu")}),
-    _case("batch-norm-48", partial(mlp, _plain, "tanh", norm=nn.BatchNorm1d), _batch_of(48), 1.5, seed=36, train=True,
-          wrong={"the norms left out": partial(mlp, _plain, "tanh")}),
-    _case("swiglu", partial(SwiGLU, FEATURES, WIDTH, 1, OUT), _flat, 1.5, 0.05, seed=37,
-          wrong={"a linear gate": partial(SwiGLU, FEATURES, WIDTH, 1, OUT, gate=False)}),
+    _case(
+        "pre-ln-residual",
+        partial(_pre, last_norm=nn.LayerNorm),
+        _flat,
+        1.5,
+        0.05,
+        seed=31,
+        wrong={"one norm left out": partial(_pre, norm=lambda n: nn.Identity(), last_norm=nn.LayerNorm)},
+    ),
+    _case(
+        "post-ln-residual",
+        _post,
+        _flat,
+        1.5,
+        0.05,
+        seed=32,
+        wrong={"the norms left out": partial(_post, norm=lambda n: nn.Identity())},
+    ),
+    _case(
+        "rms-norm-residual",
+        partial(_pre, norm=nn.RMSNorm, act="silu"),
+        _flat,
+        1.5,
+        0.1,
+        seed=33,
+        wrong={"layer norm for RMS norm after a mean": partial(_pre, norm=lambda n: nn.Identity(), act="silu")},
+    ),
+    _case(
+        "rms-norm-written-out",
+        partial(mlp, _plain, "relu", norm=WrittenRMSNorm),
+        _flat,
+        1.5,
+        0.1,
+        seed=34,
+        wrong={"the norms left out": partial(mlp, _plain, "relu")},
+    ),
+    _case(
+        "batch-norm-8",
+        partial(mlp, _plain, "relu", norm=nn.BatchNorm1d),
+        _batch_of(8),
+        1.5,
+        seed=35,
+        train=True,
+        wrong={"the norms left out": partial(mlp, _plain, "relu")},
+    ),
+    _case(
+        "batch-norm-48",
+        partial(mlp, _wide, "tanh", norm=nn.BatchNorm1d),
+        _batch_of(48),
+        1.5,
+        seed=36,
+        train=True,
+        wrong={"the norms left out": partial(mlp, _wide, "tanh")},
+    ),
+    _case(
+        "swiglu",
+        partial(SwiGLU, FEATURES, WIDTH, 1, OUT),
+        _flat,
+        1.5,
+        0.05,
+        seed=37,
+        wrong={"a linear gate": partial(SwiGLU, FEATURES, WIDTH, 1, OUT, gate=False)},
+    ),
     _case("relu-after-add", partial(ReluAfterAdd, FEATURES, WIDTH, 4, OUT), _flat, 0.7, seed=38),
-    _case("layer-scale", partial(_pre, scale=0.3, gain=True), _flat, 1.5, 0.05, seed=39,
-          wrong={"the gain ignored": partial(_pre, scale=1.0, gain=True)}),
-    _case("dropout", partial(mlp, _plain, "tanh", dropout=0.2), _flat, 1.5, 0.05, seed=40, train=True,
-          wrong={"the dropout left out": partial(mlp, _plain, "tanh")}),
+    _case(
+        "layer-scale",
+        partial(_pre, scale=0.3, gain=True),
+        _flat,
+        1.5,
+        0.05,
+        seed=39,
+        wrong={"the gain ignored": partial(_pre, scale=1.0, gain=True)},
+    ),
+    _case(
+        "dropout",
+        partial(mlp, _plain, "tanh", dropout=0.2),
+        _flat,
+        1.5,
+        0.05,
+        seed=40,
+        train=True,
+        wrong={"the dropout left out": partial(mlp, _plain, "tanh")},
+    ),
 ]
 
 
 def _weight_norm() -> nn.Module:
     # drawn before the norm is split off, so that the law is the one stated
     net = gaussian_(mlp(_plain, "relu"), 2.0, seed=41)
-    for layer in net:
+    for layer in net.children():
         if isinstance(layer, nn.Linear):
             nn.utils.parametrizations.weight_norm(layer)
     return net
@@ -103,7 +196,11 @@ def _default(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 def _torch_law(model: nn.Module, factor: float) -> Laws:
     """What ``nn.Linear`` draws: uniform weights and biases, both of variance 1 / (3 fan-in)."""
-    return {name: {"C_W": factor / 3, "C_b": 1 / (3 * layer.in_features)} for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    return {
+        name: {"C_W": factor / 3, "C_b": 1 / (3 * layer.in_features)}
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
 
 
 def _ids(tokens: int, vocabulary: int) -> Tensor:
@@ -111,10 +208,33 @@ def _ids(tokens: int, vocabulary: int) -> Tensor:
 
 
 _TORCH_DEFAULT = [
-    Case("weight-norm", _weight_norm, _flat, 41, controls=(Control("C_W 5 % too large", build=lambda: gaussian_(mlp(_plain, "relu"), 2.1, seed=41)),)),
-    Case("mlp-torch-default", partial(_default, partial(mlp, _plain, "gelu"), 42), _flat, 42, law=_torch_law, controls=(_OFF,)),
-    Case("tied-head", partial(_default, partial(TiedHead, 300, WIDTH), 43), partial(_ids, 10, 300), 43,
-         controls=(Control("C_W 5 % too large in two layers", build=lambda: gaussian_(_default(partial(TiedHead, 300, WIDTH), 43), 1.05 / 3 * 1.5, seed=43)),)),
+    Case(
+        "weight-norm",
+        _weight_norm,
+        _flat,
+        41,
+        controls=(Control("C_W 5 % too large", build=lambda: gaussian_(mlp(_plain, "relu"), 2.1, seed=41)),),
+    ),
+    Case(
+        "mlp-torch-default",
+        partial(_default, partial(mlp, _plain, "gelu"), 42),
+        _flat,
+        42,
+        law=_torch_law,
+        controls=(_OFF,),
+    ),
+    Case(
+        "tied-head",
+        partial(_default, partial(TiedHead, 300, WIDTH), 43),
+        partial(_ids, 10, 300),
+        43,
+        controls=(
+            Control(
+                "C_W 5 % too large in two layers",
+                build=lambda: gaussian_(_default(partial(TiedHead, 300, WIDTH), 43), 1.05 / 3 * 1.5, seed=43),
+            ),
+        ),
+    ),
 ]
 
 _PAD = {"padding": 1}
@@ -128,32 +248,107 @@ def _ignored(layers: tuple[dict[str, Any], ...], which: int) -> tuple[dict[str, 
 
 
 _CONV = [
-    _case("cnn-strides-padding", partial(cnn, WIDTH, layers=_three, pixels=2), partial(images, 8), 2.0, 0.05, seed=51,
-          wrong={"one padding ignored": partial(cnn, WIDTH, layers=_ignored(_three, 1), pixels=2)}),
-    _case("cnn-circular-dilated-groups", partial(cnn, WIDTH, act="tanh", layers=_around, pool="global"), partial(images, 6), 1.5, 0.05, seed=52,
-          wrong={"one padding ignored": partial(cnn, WIDTH, act="tanh", layers=_ignored(_around, 1), pool="global")}),
-    _case("cnn-max-pool", partial(cnn, WIDTH, layers=(_PAD, _PAD), between="max", pool="global"), partial(images, 6), 1.5, 0.05, seed=53,
-          wrong={"average for maximum": partial(cnn, WIDTH, layers=(_PAD, _PAD), between="avg", pool="global")}),
-    _case("cnn-average-pool", partial(cnn, WIDTH, layers=(_PAD, _PAD), between="avg", pool="global"), partial(images, 6), 2.0, 0.05, seed=54,
-          wrong={"maximum for average": partial(cnn, WIDTH, layers=(_PAD, _PAD), between="max", pool="global")}),
-    _case("cnn-group-norm", partial(cnn, WIDTH, layers=(_PAD, _PAD), norm="group", pool="global"), partial(images, 6), 1.5, 0.05, seed=55,
-          wrong={"the norms left out": partial(cnn, WIDTH, layers=(_PAD, _PAD), pool="global")}),
-    _case("separable", partial(separable, WIDTH, 2), partial(images, 6), 1.7, 0.05, seed=56,
-          wrong={"the paddings ignored": partial(separable, WIDTH, 2, padding_mode="circular")}),
-    _case("concat-transposed", partial(ConcatNet, WIDTH), partial(images, 6), 1.7, 0.05, seed=57,
-          wrong={"the skip left out": partial(ConcatNet, WIDTH, skip=False)}),
+    _case(
+        "cnn-strides-padding",
+        partial(cnn, WIDTH, layers=_three, pixels=2),
+        partial(images, 8),
+        2.0,
+        0.05,
+        seed=51,
+        wrong={"one padding ignored": partial(cnn, WIDTH, layers=_ignored(_three, 1), pixels=2)},
+    ),
+    _case(
+        "cnn-circular-dilated-groups",
+        partial(cnn, WIDTH, act="tanh", layers=_around, pool="global"),
+        partial(images, 6),
+        1.5,
+        0.05,
+        seed=52,
+        wrong={"one padding ignored": partial(cnn, WIDTH, act="tanh", layers=_ignored(_around, 1), pool="global")},
+    ),
+    _case(
+        "cnn-max-pool",
+        partial(cnn, WIDTH, layers=(_PAD, _PAD), between="max", pool="global"),
+        partial(images, 6),
+        1.5,
+        0.05,
+        seed=53,
+        wrong={"average for maximum": partial(cnn, WIDTH, layers=(_PAD, _PAD), between="avg", pool="global")},
+    ),
+    _case(
+        "cnn-average-pool",
+        partial(cnn, WIDTH, layers=(_PAD, _PAD), between="avg", pool="global"),
+        partial(images, 6),
+        2.0,
+        0.05,
+        seed=54,
+        wrong={"maximum for average": partial(cnn, WIDTH, layers=(_PAD, _PAD), between="max", pool="global")},
+    ),
+    _case(
+        "cnn-group-norm",
+        partial(cnn, WIDTH, layers=(_PAD, _PAD), norm="group", pool="global"),
+        partial(images, 6),
+        1.5,
+        0.05,
+        seed=55,
+        wrong={"the norms left out": partial(cnn, WIDTH, layers=(_PAD, _PAD), pool="global")},
+    ),
+    _case(
+        "separable",
+        partial(separable, WIDTH, 2),
+        partial(images, 6),
+        1.7,
+        0.05,
+        seed=56,
+        wrong={"the paddings ignored": partial(separable, WIDTH, 2, padding_mode="circular")},
+    ),
+    _case(
+        "concat-transposed",
+        partial(ConcatNet, WIDTH),
+        partial(images, 6),
+        1.7,
+        0.05,
+        seed=57,
+        wrong={"the skip left out": partial(ConcatNet, WIDTH, skip=False)},
+    ),
 ]
 
 _former = partial(Transformer, 300, WIDTH, 4, 8, 12)
 
 _ATTENTION = [
-    _case("transformer-pre-ln", _former, partial(_ids, 12, 300), 1.0, 0.02, seed=61,
-          wrong={"one norm left out": partial(_former, norm=lambda n: nn.Identity()), "the mask left out": partial(_former, causal=False),
-                 "the positions left out": partial(_former, positions=False)}),
-    _case("transformer-post-ln", partial(_former, place="post"), partial(_ids, 12, 300), 1.0, 0.02, seed=62, quick=False,
-          wrong={"the mask left out": partial(_former, place="post", causal=False)}),
-    _case("transformer-rms-norm-no-mask", partial(_former, norm=nn.RMSNorm, causal=False), partial(_ids, 12, 300), 1.5, 0.0, seed=63, quick=False,
-          wrong={"the scale of the logits left out": partial(_former, norm=nn.RMSNorm, causal=False, scale=1.0)}),
+    _case(
+        "transformer-pre-ln",
+        _former,
+        partial(_ids, 12, 300),
+        1.0,
+        0.02,
+        seed=61,
+        wrong={
+            "one norm left out": partial(_former, norm=lambda n: nn.Identity()),
+            "the mask left out": partial(_former, causal=False),
+            "the positions left out": partial(_former, positions=False),
+        },
+    ),
+    _case(
+        "transformer-post-ln",
+        partial(_former, place="post"),
+        partial(_ids, 12, 300),
+        1.0,
+        0.02,
+        seed=62,
+        quick=False,
+        wrong={"the mask left out": partial(_former, place="post", causal=False)},
+    ),
+    _case(
+        "transformer-rms-norm-no-mask",
+        partial(_former, norm=nn.RMSNorm, causal=False),
+        partial(_ids, 12, 300),
+        1.5,
+        0.0,
+        seed=63,
+        quick=False,
+        wrong={"the scale of the logits left out": partial(_former, norm=nn.RMSNorm, causal=False, scale=1.0)},
+    ),
 ]
 
 TRUTH: list[Case] = [*_MLPS, *_DENSE, *_TORCH_DEFAULT, *_CONV, *_ATTENTION]

@@ -1,4 +1,4 @@
-"""Broken and healthy networks as data, each with the verdict that it must get and the task that shows whether it trains."""
+"""Broken and healthy networks as data, each with the verdict that it must get and a task to train it on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["BROKEN", "HEALTHY", "VerdictCase"]
 class VerdictCase:
     """A network with a task, and what the check must say of it.
 
-    ``rules``: verdicts, any of which names the fault ("" none: the network is healthy). ``layer``: what the name of the layer that the
-    verdict points at must start with.
+    ``rules``: verdicts, any of which names the fault (none: the network is healthy). ``layer``: what the name
+    of the layer that the verdict points at must start with.
     """
 
     id: str
@@ -39,9 +39,10 @@ class VerdictCase:
         """Whether no verdict is expected."""
         return not self.rules
 
-    def batch(self) -> Any:
-        """The batch that the check sees: the first of the task."""
-        return self.task.draw(torch.Generator().manual_seed(0))[0]
+    def batch(self, samples: int = 8) -> Any:
+        """What the check sees: the first samples of the task."""
+        x = self.task.draw(torch.Generator().manual_seed(0))[0]
+        return {k: v[:samples] for k, v in x.items()} if isinstance(x, dict) else x[:samples]
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -61,7 +62,7 @@ def _mlp(act: str, width: int, depth: int, *, n_in: int = 64, n_out: int = 10) -
 def _dead(depth: int = 3) -> nn.Module:
     net = _drawn(_mlp("relu", 128, depth), 2.0)
     with torch.no_grad():
-        net[2].bias.fill_(-20.0)
+        net.get_parameter("2.bias").fill_(-20.0)
     return net
 
 
@@ -97,69 +98,177 @@ class _LSTM(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
-def _gpt2_unscaled(depth: int, spread: float) -> nn.Module:
-    model = stock("gpt2", n_layer=depth, n_embd=64, n_head=4, vocab_size=64, n_positions=16, initializer_range=spread,
-                  resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+class _GPT2Classifier(nn.Module):
+    def __init__(self, inner: nn.Module, n_out: int) -> None:
+        super().__init__()
+        self.inner, self.head = inner, nn.Linear(64, n_out)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.inner(input_ids=ids).last_hidden_state[:, -1])
+
+
+def _gpt2(depth: int, spread: float, *, scaled: bool) -> nn.Module:
+    """GPT-2 of width 64 with a wide init; unless ``scaled``, its residual projections are drawn like the rest."""
+    model = stock(
+        "gpt2",
+        n_layer=depth,
+        n_embd=64,
+        n_head=4,
+        vocab_size=64,
+        n_positions=16,
+        initializer_range=spread,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    inner = model.get_submodule("transformer")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("c_proj.weight"):
+        for name, parameter in inner.named_parameters():
+            if name.endswith("c_proj.weight") and not scaled:
                 parameter.normal_(0.0, spread, generator=generator)
-    return model
+            if name.startswith(("wte", "wpe")):
+                parameter.mul_(4.0 / spread)
+    return _seeded(partial(_GPT2Classifier, inner, 8))
 
 
-def _embedding(model: nn.Module, std: float) -> nn.Module:
+def _gpt2_unscaled(depth: int, spread: float) -> nn.Module:
+    return _gpt2(depth, spread, scaled=False)
+
+
+def _large_embedding() -> nn.Module:
+    model = _Last(_drawn(partial(Transformer, 64, 64, 2, 4, 16, n_out=8), 1.0))
     with torch.no_grad():
-        model.inner.embed.weight.mul_(std)
+        model.get_parameter("inner.embed.weight").mul_(1e6)
     return model
-
-
-_FORMER = partial(Transformer, 64, 64, n_out=8, heads=4, tokens=16)
-_TOPIC = topic(64, 16, 8)
-_OWN = own_token(64, 16)
 
 
 BROKEN: list[VerdictCase] = [
-    VerdictCase("gpt2-unscaled-residual", partial(_gpt2_unscaled, 48, 0.2), own_token(64, 16, samples=4, keyword="input_ids"),
-                ("residual-growth", "rank-collapse"), "transformer.h"),
-    VerdictCase("uncentred-inputs", lambda: _drawn(_mlp("relu", 64, 6), 2.0), digits(offset=1000.0), ("input-scale",), ""),
-    VerdictCase("embedding-too-large", lambda: _embedding(_Last(_drawn(partial(_FORMER, depth=2), 1.0)) if False else _Last(_drawn(partial(_FORMER, depth=2), 1.0)), 1000.0), _TOPIC,
-                ("embedding-scale",), "inner.embed"),
-    VerdictCase("relu-60-width-16", lambda: _drawn(_mlp("relu", 16, 60), 2.0), digits(), ("too-deep-for-width",), ""),
-    VerdictCase("post-ln-24", lambda: _drawn(partial(Transformer, 64, 64, 24, 4, 16, place="post"), 1.0), own_token(64, 16, samples=8), ("norm-placement",), "blocks"),
-    VerdictCase("sigmoid-10", lambda: _seeded(_mlp("sigmoid", 64, 10)), digits(), ("rank-collapse", "vanishing-gradient"), ""),
-    VerdictCase("tanh-40-torch-default", lambda: _seeded(_mlp("tanh", 64, 40)), digits(), ("vanishing-signal", "vanishing-gradient", "rank-collapse"), ""),
-    VerdictCase("he-times-4", lambda: _drawn(_mlp("relu", 64, 60), 8.0), digits(), ("exploding-signal", "exploding-gradient"), ""),
-    VerdictCase("tanh-chaos", lambda: _drawn(_mlp("tanh", 64, 30), 9.0), digits(), ("chaos", "exploding-gradient"), ""),
-    VerdictCase("dead-relu", lambda: _dead(), digits(), ("dead-units",), "3"),
-    VerdictCase("saturated-tanh", lambda: _drawn(_mlp("tanh", 64, 3, n_in=4, n_out=2), 1.0), radius(4, scale=100.0), ("saturation", "input-scale"), ""),
-    VerdictCase("residual-100-unscaled", lambda: _drawn(partial(PreNormMLP, 64, 32, 100, 10, norm=lambda n: nn.Identity()), 2.0), digits(),
-                ("residual-growth", "exploding-signal"), "blocks"),
-    VerdictCase("logits-times-1000", lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1000.0), digits(), ("output-scale",), ""),
-    VerdictCase("attention-without-skip", lambda: _drawn(partial(Transformer, 64, 64, 8, 4, 16, skip=False, causal=False), 1.0), _OWN,
-                ("attention-collapse", "rank-collapse"), "blocks"),
+    VerdictCase(
+        "gpt2-unscaled-residual",
+        partial(_gpt2_unscaled, 24, 0.25),
+        topic(64, 16, 8, samples=16),
+        ("residual-growth",),
+        "inner",
+    ),
+    VerdictCase(
+        "uncentred-inputs", lambda: _drawn(_mlp("relu", 64, 6), 2.0), digits(scale=1e-3, offset=1.0), ("input-scale",)
+    ),
+    VerdictCase(
+        "embedding-too-large", _large_embedding, topic(64, 16, 8, samples=8), ("embedding-scale",), "inner.embed"
+    ),
+    VerdictCase("relu-60-width-16", lambda: _drawn(_mlp("relu", 16, 60), 2.0), digits(), ("too-deep-for-width",)),
+    VerdictCase(
+        "post-ln-24",
+        lambda: _drawn(partial(Transformer, 64, 64, 24, 4, 16, place="post"), 1.0),
+        own_token(64, 16, samples=2),
+        ("norm-placement",),
+        "blocks",
+    ),
+    VerdictCase(
+        "sigmoid-10", lambda: _seeded(_mlp("sigmoid", 64, 10)), digits(), ("rank-collapse", "vanishing-gradient")
+    ),
+    VerdictCase(
+        "tanh-40-torch-default",
+        lambda: _seeded(_mlp("tanh", 64, 40)),
+        digits(),
+        ("vanishing-signal", "vanishing-gradient", "rank-collapse"),
+    ),
+    VerdictCase(
+        "relu-he-times-4",
+        lambda: _drawn(_mlp("relu", 64, 90), 8.0),
+        digits(),
+        ("exploding-signal", "exploding-gradient"),
+    ),
+    VerdictCase("tanh-chaos", lambda: _drawn(_mlp("tanh", 64, 30), 9.0), digits(), ("chaos", "exploding-gradient")),
+    VerdictCase("dead-relu", _dead, digits(), ("dead-units",), "3"),
+    VerdictCase(
+        "saturated-tanh",
+        lambda: _drawn(_mlp("tanh", 64, 3, n_in=4, n_out=2), 1.0),
+        radius(4, scale=100.0),
+        ("saturation", "input-scale"),
+    ),
+    VerdictCase(
+        "residual-120-unscaled",
+        lambda: _drawn(partial(PreNormMLP, 64, 32, 120, 10, norm=lambda n: nn.Identity()), 2.0),
+        digits(),
+        ("residual-growth", "exploding-signal"),
+        "blocks",
+    ),
+    VerdictCase(
+        "logits-times-1e24",
+        lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1e24),
+        digits(),
+        ("output-scale", "exploding-signal"),
+    ),
+    VerdictCase(
+        "output-scale-lost", lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1e-8), digits(), ("output-scale",)
+    ),
+    VerdictCase(
+        "attention-without-skip",
+        lambda: _drawn(partial(Transformer, 64, 64, 8, 4, 16, skip=False, causal=False), 1.0),
+        own_token(64, 16, samples=2),
+        ("attention-collapse", "rank-collapse"),
+        "blocks",
+    ),
 ]
 
-_VIT = {"image_size": 8, "patch_size": 2, "num_channels": 1, "hidden_size": 64, "intermediate_size": 256}
-_TEXT = {"vocab_size": 64}
+_VIT: dict[str, Any] = {
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+}
+_TEXT: dict[str, Any] = {"vocab_size": 64}
 
 HEALTHY: list[VerdictCase] = [
-    VerdictCase("transformer-pre-ln-12", lambda: _drawn(partial(Transformer, 64, 64, 12, 4, 16), 0.3), _OWN),
-    VerdictCase("gpt2", lambda: stock("gpt2", n_embd=64, **_TEXT, n_positions=16, bos_token_id=0, eos_token_id=0), own_token(64, 16, keyword="input_ids")),
-    VerdictCase("llama", lambda: stock("llama", hidden_size=64, intermediate_size=172, **_TEXT), own_token(64, 16, keyword="input_ids")),
-    VerdictCase("bert", lambda: stock("bert", hidden_size=64, intermediate_size=256, **_TEXT), own_token(64, 16, keyword="input_ids")),
+    VerdictCase(
+        "transformer-pre-ln-12", lambda: _drawn(partial(Transformer, 64, 64, 12, 4, 16), 0.3), own_token(64, 16)
+    ),
+    VerdictCase(
+        "gpt2",
+        lambda: stock("gpt2", n_embd=64, **_TEXT, n_positions=16, bos_token_id=0, eos_token_id=0),
+        own_token(64, 16, keyword="input_ids"),
+    ),
+    VerdictCase(
+        "llama",
+        lambda: stock("llama", hidden_size=64, intermediate_size=172, **_TEXT),
+        own_token(64, 16, keyword="input_ids"),
+    ),
+    VerdictCase(
+        "bert",
+        lambda: stock("bert", hidden_size=64, intermediate_size=256, **_TEXT),
+        own_token(64, 16, keyword="input_ids"),
+    ),
     VerdictCase("vit", lambda: stock("vit", **_VIT), digits("image", keyword="pixel_values")),
-    VerdictCase("resnet", lambda: stock("resnet", num_channels=1, embedding_size=32, hidden_sizes=[32, 64], depths=[2, 2]).train(),
-                digits("image", keyword="pixel_values", samples=32)),
-    VerdictCase("convnext", lambda: stock("convnext", num_channels=1, patch_size=1, hidden_sizes=[32, 64], depths=[2, 2], num_stages=2),
-                digits("image", keyword="pixel_values", samples=32)),
+    VerdictCase(
+        "resnet",
+        lambda: stock("resnet", num_channels=1, embedding_size=32, hidden_sizes=[32, 64], depths=[2, 2]).train(),
+        digits("image", keyword="pixel_values", samples=32),
+    ),
+    VerdictCase(
+        "convnext",
+        lambda: stock("convnext", num_channels=1, patch_size=1, hidden_sizes=[32, 64], depths=[2, 2], num_stages=2),
+        digits("image", keyword="pixel_values", samples=32),
+    ),
     VerdictCase("relu-he-10", lambda: _drawn(_mlp("relu", 256, 10), 2.0), digits()),
     VerdictCase("tanh-orthogonal-20", lambda: orthogonal_(_seeded(_mlp("tanh", 256, 20))), digits()),
     VerdictCase("tanh-critical-20", lambda: _drawn(_mlp("tanh", 512, 20), 1.0), digits(samples=32)),
     VerdictCase("gelu-critical-10", lambda: _drawn(_mlp("gelu", 256, 10), 1.98305826, 0.17292239), digits()),
-    VerdictCase("residual-pre-ln-24", lambda: _drawn(partial(PreNormMLP, 64, 128, 24, 10, scale=24**-0.5, last_norm=nn.LayerNorm), 1.0), digits()),
+    VerdictCase(
+        "residual-pre-ln-24",
+        lambda: _drawn(partial(PreNormMLP, 64, 128, 24, 10, scale=24**-0.5, last_norm=nn.LayerNorm), 1.0),
+        digits(),
+    ),
     VerdictCase("mlp-3-torch-default", lambda: _seeded(_mlp("relu", 128, 3)), digits()),
     VerdictCase("selu-10", lambda: _drawn(_mlp("selu", 256, 10), 1.0), digits()),
     VerdictCase("lstm", lambda: _seeded(partial(_LSTM, 8, 64, 10)), digits("rows")),
-    VerdictCase("cnn-torch-default", lambda: _seeded(partial(cnn, 32, n_in=1, n_out=10, layers=({"padding": 1}, {"padding": 1}), pixels=8)), digits("image")),
+    VerdictCase(
+        "cnn-torch-default",
+        lambda: _seeded(partial(cnn, 32, n_in=1, n_out=10, layers=({"padding": 1}, {"padding": 1}), pixels=8)),
+        digits("image"),
+    ),
 ]
