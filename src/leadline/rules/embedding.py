@@ -5,6 +5,7 @@ from __future__ import annotations
 from leadline.program import Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
+from leadline.rules.dense import doubt
 from leadline.rules.expr import source
 from leadline.rules.state import Cotangent, Fixed, Noise, State
 
@@ -32,7 +33,9 @@ class Embedding(Rule):
             K = K * keep[:, None] * keep[None, :]
         if law.std == 0.0:
             return State(source(K, mean=ctx.full(ids.numel(), law.mean) if law.mean else None), step.points, step.width)
-        return State(source(K), step.points, step.width, Noise({}, sampled=False), law.kind == "gaussian")
+        expr = source(K)
+        doubt(expr, None, (weight, law))
+        return State(expr, step.points, step.width, Noise({}, sampled=False), law.kind == "gaussian")
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Nothing random above."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from leadline.rules.fallback import Drawn
 from leadline.rules.state import collapse, fresh, merge
 from leadline.theory.quantities import describe
 from leadline.theory.rows import Row
+from leadline.theory.steps import chains
 
 __all__ = ["Prediction", "predict"]
 
@@ -108,8 +109,9 @@ def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**
     ctx = Context(program, Moments(seed=seed, budget=budget), dtype=dtype, device=device, images=images)
     total = 2 * len(program.steps)
     drawn: dict[str, str] = {}
+    origins = chains(program)
     for number, step in enumerate(program.steps):
-        _forward(step, ctx, drawn)
+        _forward(step, ctx, drawn, origins)
         if progress is not None:
             progress(number + 1, total)
     cotangents = _backward(program, ctx, drawn, progress)
@@ -130,7 +132,7 @@ def _silent(step: Step) -> bool:
     return step.op == "getitem" or (rule is not None and rule.silent)
 
 
-def _forward(step: Step, ctx: Context, drawn: dict[str, str]) -> None:
+def _forward(step: Step, ctx: Context, drawn: dict[str, str], origins: Mapping[str, str | None]) -> None:
     if step.op == "getitem":
         source, index = step.arguments["0"].name, step.arguments["1"]
         ctx.values[step.name] = ctx.parts[source][index]
@@ -156,7 +158,7 @@ def _forward(step: Step, ctx: Context, drawn: dict[str, str]) -> None:
         ctx.values[step.name] = value[0]
     else:
         ctx.values[step.name] = value
-    _track(step, ctx, None if step.name in drawn else rule)
+    _track(step, ctx, None if step.name in drawn else rule, origins)
 
 
 def _certain(step: Step, ctx: Context) -> bool:
@@ -168,10 +170,11 @@ def _certain(step: Step, ctx: Context) -> bool:
     return all(isinstance(ctx.values.get(n), Fixed) or n in ctx.program.constants for n in step.inputs) and len(step.members) == 1
 
 
-def _track(step: Step, ctx: Context, rule: Rule | None) -> None:
+def _track(step: Step, ctx: Context, rule: Rule | None, origins: Mapping[str, str | None]) -> None:
     """Product of susceptibilities since the last layer (or sum, or gate) that the step's value comes from."""
     random = [n for n in step.inputs if n in ctx.values and isinstance(ctx.values[n], State) and n not in ctx.program.weight_side]
-    start = ctx.chain.get(random[0]) if len(random) == 1 else None
+    followed = origins.get(step.name) is not None
+    start = ctx.chain.get(random[0]) if len(random) == 1 and followed else None
     ctx.chain[step.name] = (1.0, 1.0)
     if start is None:
         return

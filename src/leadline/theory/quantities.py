@@ -11,8 +11,10 @@ from torch import Tensor
 from leadline.program import Step
 from leadline.rules import Context, Cotangent, State
 from leadline.rules.banded import Banded
+from leadline.rules.dense import input_moment
 from leadline.rules.elementwise import activation_of
 from leadline.rules.expr import Apply, gaussian
+from leadline.rules.moments import relative_error
 from leadline.theory.fixed_point import fixed_point
 from leadline.theory.rows import Estimate, Row
 
@@ -33,7 +35,7 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     finite = 0.0
     if state.noise is not None and state.noise.shift is not None:
         finite = float(state.noise.shift.abs().mean())  # the 1/n correction, stated and not added
-    row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, finite))
+    row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, abs(kernel) * relative_error(state.expr, "law"), finite))
     row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
     for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
         row.values[name] = Estimate(value, error)
@@ -98,7 +100,10 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
     law = weight[1]
     bias = ctx.weight(step, "bias") if step.op != "embedding" else None
     share = 0.0
-    if law.second_moment > 0:
+    if law.second_moment > 0 and (step.op == "linear" and not isinstance(D, Banded)):
+        M = input_moment(step, ctx.state(step.arguments["input"]), ctx)[0]
+        share += float((D * M).sum()) * law.fan_in
+    elif law.second_moment > 0:
         offset = 0.0 if bias is None else bias[1].second_moment
         share += float((D * (K - offset)).sum()) / law.C_W * law.fan_in
     if bias is not None:
