@@ -45,7 +45,9 @@ def chain(
 def nonlinear(shape: str, flat: float, dead: float | None = None) -> Evidence:
     """A linear layer, a nonlinearity with this flat share, and a linear layer."""
     base = chain([1.0, 1.0])
-    act = Point("act", "act", "pointwise", sides(kernel=0.5, flat_fraction=flat), inputs=("s0",), shape=shape, dead=dead)
+    act = Point(
+        "act", "act", "pointwise", sides(kernel=0.5, flat_fraction=flat), inputs=("s0",), shape=shape, dead=dead
+    )
     return replace(base, points=(base.points[0], act, base.points[1]))
 
 
@@ -64,7 +66,13 @@ def stream(blocks: int, branch: float, *, post_norm: bool = False, stds: float =
         )
         K += branch
         points.append(
-            Point(f"a{i}", f"h.{i}", "add", sides(kernel=K, correlation=0.3, partial_jacobian=1.0 / K), inputs=(last, f"b{i}"))
+            Point(
+                f"a{i}",
+                f"h.{i}",
+                "add",
+                sides(kernel=K, correlation=0.3, partial_jacobian=1.0 / K),
+                inputs=(last, f"b{i}"),
+            )
         )
         last = f"a{i}"
         if post_norm:
@@ -74,6 +82,8 @@ def stream(blocks: int, branch: float, *, post_norm: bool = False, stds: float =
             )  # fmt: skip
             K, last = 1.0, f"n{i}"
     if not post_norm:
-        points.append(Point("ln", "ln", "layer_norm", sides(kernel=1.0, partial_jacobian=1.0), inputs=(last,), eps=1e-5))
+        points.append(
+            Point("ln", "ln", "layer_norm", sides(kernel=1.0, partial_jacobian=1.0), inputs=(last,), eps=1e-5)
+        )
     points.append(Point("head", "head", "linear", sides(kernel=1.0, partial_jacobian=1.0), inputs=(points[-1].step,)))
     return Evidence(points=tuple(points))

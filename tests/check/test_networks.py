@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 import leadline as ll
 from check.networks import (
-    Attention, Pooled, Stream, Tokens, batch, mlp, scaled_head, sequence, shifted_bias, tokens,
+    Attention,
+    Pooled,
+    Stream,
+    Tokens,
+    batch,
+    mlp,
+    scaled_head,
+    sequence,
+    shifted_bias,
+    tokens,
 )  # fmt: skip
 
 Build = Callable[[], tuple[nn.Module, Tensor]]
@@ -41,9 +50,11 @@ CASES = [
     Case("too-deep-for-width", "3", lambda: (mlp(60, nn.ReLU, 2.0, width=16), batch()), HE),
     Case("dead-units", "1", lambda: (shifted_bias(mlp(2, nn.ReLU, 2.0), -8.0), batch()), HE),
     Case("saturation", "1", lambda: (mlp(3, nn.Tanh, 400.0), batch()), lambda: (mlp(3, nn.Tanh, 1.0), batch())),
-    Case("residual-growth", "blocks.1", lambda: (Stream(40, ""), batch()), lambda: (Stream(40, "", 40**-0.5), batch()), ("error", "warning")),
-    Case("attention-collapse", "layers.0", lambda: (Attention(8, False), sequence()), lambda: (Attention(8, True), sequence())),
-    Case("norm-placement", "norms.0", lambda: (Stream(48, "post"), batch()), lambda: (Stream(48, "pre"), batch())),
+    Case("residual-growth", "blocks.1", lambda: (Stream(32, ""), batch()),
+         lambda: (Stream(32, "", 32**-0.5), batch()), ("error", "warning")),
+    Case("attention-collapse", "layers.0", lambda: (Attention(6, False), sequence()),
+         lambda: (Attention(6, True), sequence())),
+    Case("norm-placement", "norms.0", lambda: (Stream(24, "post"), batch()), lambda: (Stream(24, "pre"), batch())),
     Case("input-scale", "0", lambda: (mlp(3, nn.ReLU, 2.0), batch(shift=50.0)), HE),
     Case("embedding-scale", "emb", lambda: (Tokens(1000.0), tokens()), lambda: (Tokens(0.02), tokens())),
     Case("embedding-scale", "emb", lambda: (Tokens(1e-5), tokens()), lambda: (Tokens(1.0), tokens())),

@@ -10,4 +10,17 @@ from leadline.check.evidence import Evidence, InputFacts, LossFacts, Pair, Point
 from leadline.check.report import Report
 from leadline.check.verdict import RULES, Verdict, VerdictRule, rule
 
-__all__ = ["RULES", "Evidence", "InputFacts", "LossFacts", "Pair", "Point", "Report", "Verdict", "VerdictRule", "check", "judge", "rule"]
+__all__ = [
+    "RULES",
+    "Evidence",
+    "InputFacts",
+    "LossFacts",
+    "Pair",
+    "Point",
+    "Report",
+    "Verdict",
+    "VerdictRule",
+    "check",
+    "judge",
+    "rule",
+]

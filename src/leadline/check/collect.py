@@ -216,9 +216,7 @@ def input_facts(batch: Any) -> Iterable[InputFacts]:
             gram = (flat @ flat.T) / (norm[:, None] * norm[None, :])
             n = gram.shape[0]
             correlation = float((gram.sum() - gram.diagonal().sum()) / (n * (n - 1)))
-        yield InputFacts(
-            str(name), float(x.mean()), float(x.std()), float(x.square().mean().sqrt()), correlation
-        )
+        yield InputFacts(str(name), float(x.mean()), float(x.std()), float(x.square().mean().sqrt()), correlation)
 
 
 def _unused(model: nn.Module, program: Program | None) -> tuple[str, ...]:

@@ -62,8 +62,10 @@ class Point:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """A floating-point input: mean, standard deviation and root mean square over all entries, mean correlation of
-    two samples (None for one sample), entries a sample."""
+    """A floating-point input.
+
+    ``mean``, ``std``, ``rms``: over all entries. ``correlation``: mean over pairs of samples, None for one sample.
+    """
 
     name: str
     mean: float
@@ -115,6 +117,9 @@ class Evidence:
 
         A trained network is judged by measurements. A prediction is contradicted by a measurement that differs from
         it by more than a factor of three and by more than five standard errors.
+
+        Returns:
+            The number, None where neither side has it.
         """
         pair = point.values.get(quantity)
         if pair is None:
@@ -141,6 +146,9 @@ class Evidence:
         """Spine points at which signals are compared: layers with weights, sums, norms and the output.
 
         A value after a layer is not compared with one after its nonlinearity, which may halve it.
+
+        Returns:
+            Points in order.
         """
         spine = self.spine()
         found = [p for p in spine if p.weighted or p.op in ("add", "sub", "cat", "mul")]
@@ -174,6 +182,9 @@ class Evidence:
         .. math:: R_\ell = J_\ell K_\ell / K_{out}
 
         It is 1 at the output, and at every layer of a network that neither magnifies nor forgets small changes.
+
+        Returns:
+            One number a point, None where a factor is not known.
         """
         last = points[-1] if points else None
         out = self.value(last, "kernel") if last is not None else None

@@ -55,7 +55,8 @@ def _fold(
     while at < len(groups):
         period, repeats = _repeats(rows, groups, at, level)
         if repeats >= _LEAST_REPEATS:
-            out += _run([(groups[at + r * period][0], groups[at + (r + 1) * period - 1][1], groups[at + (r + 1) * period - 1][2])
+            out += _run([(groups[at + r * period][0], groups[at + (r + 1) * period - 1][1], groups[at + (r + 1) *
+            period - 1][2])
                          for r in range(repeats)], keep)  # fmt: skip
             at += period * repeats
         else:

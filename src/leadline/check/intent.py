@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import functools
 import inspect
 import math
 from types import CodeType
@@ -32,13 +31,14 @@ def residual_scale(model: nn.Module) -> float | None:
     """
     for module in model.modules():
         config = getattr(module, "config", None)
+        if config is None:
+            continue
         depth = next((getattr(config, d) for d in _DEPTHS if isinstance(getattr(config, d, None), int)), None)
         if depth and any(_takes_root_of_depth(code) for code in _initializers(type(module))):
             return 1 / math.sqrt(2 * depth)
     return None
 
 
-@functools.lru_cache(maxsize=1024)
 def _initializers(cls: type[nn.Module]) -> tuple[CodeType, ...]:
     """Code of the initializers that a class has or inherits."""
     found = []
@@ -53,5 +53,7 @@ def _takes_root_of_depth(code: CodeType) -> bool:
     codes = [code, *(c for c in code.co_consts if isinstance(c, CodeType))]
     names = {n for c in codes for n in c.co_names}
     # The factor 2 counts two branches a block; other roots of the depth, as in DeepNorm, have none.
-    doubled = any(i.argval in (2, 2.0) for c in codes for i in dis.get_instructions(c) if isinstance(i.argval, (int, float)))
+    doubled = any(
+        i.argval in (2, 2.0) for c in codes for i in dis.get_instructions(c) if isinstance(i.argval, (int, float))
+    )
     return "sqrt" in names and bool(names.intersection(_DEPTHS)) and doubled

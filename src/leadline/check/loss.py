@@ -114,7 +114,8 @@ def _cross_entropy(output: Tensor, targets: Tensor, kernel: Tensor | None, seed:
         used = targets[targets != -100]
         if used.numel() == 0 or int(used.min()) < 0 or int(used.max()) >= classes:
             raise UserError(
-                f"the targets hold class numbers outside 0 … {classes - 1}, expected those of {classes} classes: check them."
+                f"the targets hold class numbers outside 0 … {classes - 1}, expected those of {classes} classes: "
+                "check them."
             )
     measured = float(F.cross_entropy(logits.double(), targets.double() if targets.is_floating_point() else targets))
     predicted = None if kernel is None else float(expected_log_sum_exp(kernel, classes, seed=seed).mean())
@@ -174,7 +175,8 @@ def _custom(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, targets: T
         blind = float(loss(torch.zeros_like(output), targets))
     except Exception as error:  # a user's own function may raise anything
         raise UserError(
-            f"the loss raised {one_line(error)} on an output {describe_tensor(output)}, expected a number: check it and "
+            f"the loss raised {one_line(error)} on an output {describe_tensor(output)}, expected a number: check "
+            "it and "
             "the targets."
         ) from error
     return LossFacts("custom", measured, blind if blind > 0 else None)

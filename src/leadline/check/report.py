@@ -116,7 +116,9 @@ class Report:
         yield self.screen()
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False)
+        console = Console(
+            file=io.StringIO(), width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False
+        )
         console.print(self.screen())
         return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 

@@ -54,7 +54,9 @@ def _header(report: Report) -> Text:
         parts.append("train mode" if report.program.training else "eval mode")
         parts.append(f"{sum(p.numel() for p in report.program.model.parameters()):,} parameters".replace(",", "\u202f"))
     if report.measurement is not None:
-        parts.append(f"measured on {report.draws} re-drawn networks" if report.draws else "measured on this very network")
+        parts.append(
+            f"measured on {report.draws} re-drawn networks" if report.draws else "measured on this very network"
+        )
     return line.append("  " + " · ".join(parts), "dim")
 
 
@@ -120,9 +122,7 @@ def _table(report: Report, full: bool, width: int) -> list[Padding | Text]:
             measured = [None] * len(lines)
         columns.append(Column(title, predicted, measured, errors, relative=name != "correlation"))
     labels = [(plain(p.layer or "·", 60), _operator(p)) for p in lines]
-    table = two_sided_table(
-        labels, ("layer", "step"), columns, width=width, gaps=gaps, marks=_marks(report, lines)
-    )
+    table = two_sided_table(labels, ("layer", "step"), columns, width=width, gaps=gaps, marks=_marks(report, lines))
     out: list[Padding | Text] = [Padding(table, (1, 0, 0 if gaps else 1, 0))]
     if gaps:
         out.append(Text("⋮ blocks of the same form; --full shows them\n", "dim italic"))
@@ -178,5 +178,7 @@ def _coverage(report: Report) -> Text:
     line = f"Coverage: {coverage['with_rule']} of {coverage['steps']} steps by rule"
     if coverage["without_rule"]:
         ops = list(dict.fromkeys(str(s["op"]) for s in coverage["without_rule"]))
-        line += f", the others by Monte Carlo ({', '.join(plain(o, 40) for o in ops[:4])}{', …' if len(ops) > 4 else ''})"
+        line += (
+            f", the others by Monte Carlo ({', '.join(plain(o, 40) for o in ops[:4])}{', …' if len(ops) > 4 else ''})"
+        )
     return Text(line + ".", "dim")

@@ -47,7 +47,7 @@ def steepest_fall(values: Sequence[float | None]) -> Fall | None:
         return None
     top, best = 0, (0.0, 0, 0)
     for place in range(1, len(known)):
-        if known[place][1] > known[top][1]:
+        if known[place][1] >= known[top][1]:
             top = place
         depth = known[place][1] - known[top][1]
         # A later place must be lower by more than rounding, or a plateau after the fall would be part of it.

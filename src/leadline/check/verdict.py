@@ -45,7 +45,11 @@ Judge = Callable[["Evidence"], list[Verdict]]
 
 @dataclass(frozen=True)
 class VerdictRule:
-    """A rule: its name, the thresholds by severity, why it is one, where it comes from, and the function that judges."""
+    """A rule.
+
+    ``quantity``: what is compared with ``thresholds``, a number by severity. ``reason``: why it matters. ``source``:
+    citation. ``judge``: from evidence to verdicts.
+    """
 
     name: str
     thresholds: Mapping[str, float]
@@ -54,9 +58,7 @@ class VerdictRule:
     source: str
     judge: Judge
 
-    def verdict(
-        self, severity: str, layer: str | None, value: float | None, message: str, remedy: str
-    ) -> Verdict:
+    def verdict(self, severity: str, layer: str | None, value: float | None, message: str, remedy: str) -> Verdict:
         """A verdict of this rule."""
         return Verdict(self.name, severity, layer, value, self.thresholds.get(severity), message, remedy, self.source)
 

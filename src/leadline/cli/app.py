@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,12 @@ def ending(debug: bool) -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Raises:
+        Exit: with code 2, after the sentence.
+        Abort: as it came.
+        KeyboardInterrupt: as it came.
+        UserError: with ``debug``.
     """
     try:
         yield
@@ -69,7 +76,9 @@ def ending(debug: bool) -> Iterator[None]:
     except Exception as error:  # a fault of ours: one sentence all the same
         if debug:
             raise
-        said = f"leadline failed on this network ({one_line(error)}): run it with --debug for the traceback and report it."
+        said = (
+            f"leadline failed on this network ({one_line(error)}): run it with --debug for the traceback and report it."
+        )
         print_error(UserError(said), Console(stderr=True))
         raise typer.Exit(EXIT_UNUSABLE) from error
 
@@ -79,5 +88,6 @@ def run() -> None:
     app()
 
 
-import leadline.cli.check  # noqa: E402 (each verb registers itself with the application above)
-import leadline.cli.diff  # noqa: E402, F401
+# one file a verb; each registers itself with the application above
+for _verb in ("check", "diff"):
+    importlib.import_module(f"leadline.cli.{_verb}")

@@ -47,7 +47,9 @@ def check(
             "transformers:TYPE."
         ),
     ] = None,
-    batch: Annotated[Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")] = None,
+    batch: Annotated[
+        Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")
+    ] = None,
     loss: Annotated[_Loss | None, typer.Option(help="Compare the initial loss with a blind guess.")] = None,
     targets: Annotated[Path | None, typer.Option(help="Targets of that batch, for the loss.")] = None,
     config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
@@ -57,8 +59,12 @@ def check(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
     draws: Annotated[int, typer.Option(min=0, help="Re-drawn networks to measure; 0: this very network.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    law: Annotated[list[str] | None, typer.Option(help="A law that overrides the weights: fc1:C_W=2,C_b=0 (repeatable).")] = None,
-    mode: Annotated[bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")] = None,
+    law: Annotated[
+        list[str] | None, typer.Option(help="A law that overrides the weights: fc1:C_W=2,C_b=0 (repeatable).")
+    ] = None,
+    mode: Annotated[
+        bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
@@ -138,4 +144,6 @@ def _write_plot(report: Report, path: Path) -> None:
     try:
         report.plot().savefig(path.expanduser())
     except (OSError, ValueError) as error:
-        raise UserError(f"the figure '{plain(path)}' could not be written ({one_line(error)}): choose another place.") from error
+        raise UserError(
+            f"the figure '{plain(path)}' could not be written ({one_line(error)}): choose another place."
+        ) from error

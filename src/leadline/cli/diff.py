@@ -65,7 +65,9 @@ def diff(
         console.print(Text.assemble("from ", literal(a["target"], "bold"), " to ", literal(b["target"], "bold")))
         for mark, style, verdicts in (("gone", "green", gone), ("new", "red", new)):
             for v in verdicts:
-                where = f"{v.get('rule')} ({v.get('severity')}) at {v.get('layer') or 'the network'}: {v.get('message')}"
+                where = (
+                    f"{v.get('rule')} ({v.get('severity')}) at {v.get('layer') or 'the network'}: {v.get('message')}"
+                )
                 console.print(Text.assemble((f"{mark:>5}  ", f"bold {style}"), literal(where, limit=400)))
         if not gone and not new:
             console.print("the same verdicts")
@@ -96,7 +98,8 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UserError(f"{name} is no report, expected what `leadline check --json` writes: write it again.")
     if found["schema"] != _SCHEMA:
         raise UserError(
-            f"{name} has schema {plain(found['schema'], 20)}, expected {_SCHEMA}: write it again with this version of leadline."
+            f"{name} has schema {plain(found['schema'], 20)}, expected {_SCHEMA}: write it again with this "
+            "version of leadline."
         )
     lists = (found.get("verdicts"), found.get("rows"))
     if not all(isinstance(part, list) and all(isinstance(e, dict) for e in part) for part in lists):
@@ -164,13 +167,23 @@ def _change(place: tuple[str, str, int], quantity: str, a: Any, b: Any) -> Chang
 
 
 def _table(found: list[Change]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for head in ("layer", "step", "quantity"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
     for head in ("before", "after", "change"):
         table.add_column(head, justify="right", no_wrap=True)
     for c in found:
-        change = f"{c.after - c.before:+.3f}" if c.quantity in _BOUNDED else f"× {number(c.after / c.before)}" if c.before else "—"
-        cells = (literal(c.layer or "·", limit=48), literal(c.op, limit=20), f"{c.quantity.replace('_', ' ')}, {c.side}")
+        change = (
+            f"{c.after - c.before:+.3f}"
+            if c.quantity in _BOUNDED
+            else f"× {number(c.after / c.before)}"
+            if c.before
+            else "—"
+        )
+        cells = (
+            literal(c.layer or "·", limit=48),
+            literal(c.op, limit=20),
+            f"{c.quantity.replace('_', ' ')}, {c.side}",
+        )
         table.add_row(*cells, number(c.before), number(c.after), change)
     return table

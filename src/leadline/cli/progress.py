@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 __all__ = ["progress_bar"]
 
@@ -33,7 +33,8 @@ def progress_bar(wanted: bool) -> Iterator[Callable[[str, int, int], None] | Non
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
         console=console, transient=True,
     )  # fmt: skip
-    start, tasks, running = time.monotonic(), {}, False
+    start, running = time.monotonic(), False
+    tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal running

@@ -14,8 +14,10 @@ __all__ = ["Panel", "layer_profile"]
 
 _PREDICTED = "#1f5fa8"
 _MEASURED = "#d1495b"
+_TROUBLE = "#f2c14e"
+_BAND = "trouble starts"
 _MOST_NAMES = 14
-_LONGEST_NAME = 28
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Panel:
     log: bool | None = field(default=None)
 
 
-def layer_profile(names: Sequence[str], panels: Sequence[Panel], *, title: str = "", marked: Sequence[int] = ()) -> Figure:
+def layer_profile(
+    names: Sequence[str], panels: Sequence[Panel], *, title: str = "", marked: Sequence[int] = ()
+) -> Figure:
     """Draw quantities against depth: predictions as lines, measurements as points with their standard errors.
 
     Args:
@@ -55,27 +59,33 @@ def layer_profile(names: Sequence[str], panels: Sequence[Panel], *, title: str =
     figure_class, ticker = _matplotlib()
     for panel in panels:
         if len(panel.predicted) != len(names):
-            raise ValueError(f"panel {panel.title!r} has {len(panel.predicted)} numbers for {len(names)} layers: give one a layer.")
+            raise ValueError(
+                f"panel {panel.title!r} has {len(panel.predicted)} numbers for {len(names)} layers: give one a layer."
+            )
     panels = [p for p in panels if any(v is not None for v in (*p.predicted, *p.measured))]
     if not panels:
         raise ValueError("there is no number to draw: every panel is empty.")
     # Wide enough for a slide, high enough for rotated names under the last panel.
-    figure = figure_class(figsize=(11.0, 1.5 + 2.35 * len(panels)), dpi=120, layout="constrained")
+    figure = figure_class(figsize=(12.0, 1.4 + 2.3 * len(panels)), dpi=130, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, panel, ticker)
         for place in sorted(set(marked)):
-            ax.axvspan(place - 0.5, place + 0.5, color="#f2c14e", alpha=0.45, lw=0, zorder=0)
+            label = {"label": _BAND} if place == min(marked) else {}
+            ax.axvspan(place - 0.5, place + 0.5, color=_TROUBLE, alpha=0.45, lw=0, zorder=0, **label)
     _name_layers(axes[-1], names)
-    handles, labels = axes[0].get_legend_handles_labels()
-    for ax in axes[1:]:
+    handles: list[Any] = []
+    labels: list[str] = []
+    for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             if label not in labels:
                 handles.append(handle)
                 labels.append(label)
+    order = sorted(range(len(labels)), key=lambda i: labels[i] == _BAND)
+    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
     if title:
-        figure.suptitle(_literal(title), fontsize=14, x=0.01, ha="left", fontweight="bold")
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=11)
+        figure.suptitle(_literal(title), fontsize=16, x=0.01, ha="left", fontweight="bold")
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=12.5)
     return figure
 
 
@@ -104,25 +114,33 @@ def _draw(ax: Any, panel: Panel, ticker: Any) -> None:
         if max(positive) > 1e3 * min(positive):
             ax.yaxis.set_major_locator(ticker.LogLocator(numticks=6))
             ax.yaxis.set_minor_locator(ticker.NullLocator())
-    keep = (lambda v: v is not None and math.isfinite(v) and v > 0) if log else (lambda v: v is not None and math.isfinite(v))
+        else:  # between powers of ten the steps 2 and 5 have names too
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+            ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.yaxis.set_minor_locator(ticker.NullLocator())
+    keep = (
+        (lambda v: v is not None and math.isfinite(v) and v > 0)
+        if log
+        else (lambda v: v is not None and math.isfinite(v))
+    )
     x = [i for i, v in enumerate(panel.predicted) if keep(v)]
     if x:
-        style = "-" if len(x) > 60 else "-o"
-        ax.plot(x, [panel.predicted[i] for i in x], style, ms=3.5, lw=2.0, color=_PREDICTED, label="predicted", zorder=2)
+        style = "-" if len(x) > 40 else "-o"
+        ax.plot(x, [panel.predicted[i] for i in x], style, ms=4, lw=2.4, color=_PREDICTED, label="predicted", zorder=2)
     x = [i for i, v in enumerate(panel.measured) if keep(v)]
     if x:
         errors = [(panel.errors[i] if i < len(panel.errors) else None) or 0.0 for i in x]
         ax.errorbar(
-            x, [panel.measured[i] for i in x], yerr=errors, fmt="o", ms=4.5, mfc="white", mew=1.4, lw=1.2, capsize=2.5,
+            x, [panel.measured[i] for i in x], yerr=errors, fmt="o", ms=6, mfc="white", mew=1.6, lw=1.4, capsize=2.5,
             color=_MEASURED, label="measured ± one standard error", zorder=3,
         )  # fmt: skip
     if panel.reference is not None:
         ax.axhline(panel.reference, color="0.45", lw=0.9, ls=(0, (4, 3)), zorder=1)
     if panel.limits is not None and not log:
         ax.set_ylim(*panel.limits)
-    ax.set_title(panel.title, loc="left", fontsize=12)
-    ax.set_ylabel(panel.unit, fontsize=11)
-    ax.tick_params(labelsize=10)
+    ax.set_title(panel.title, loc="left", fontsize=14)
+    ax.set_ylabel("" if panel.unit == "1" else panel.unit, fontsize=13)
+    ax.tick_params(labelsize=12)
     ax.grid(axis="y", color="0.9", lw=0.8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.015)
@@ -137,5 +155,5 @@ def _name_layers(ax: Any, names: Sequence[str]) -> None:
             places.pop()
         places.append(len(names) - 1)
     shown = [names[i] if len(names[i]) <= _LONGEST_NAME else "…" + names[i][1 - _LONGEST_NAME :] for i in places]
-    ax.set_xticks(places, [_literal(n) for n in shown], rotation=35, ha="right", rotation_mode="anchor", fontsize=10)
-    ax.set_xlabel("layer, in the order in which they run", fontsize=11)
+    ax.set_xticks(places, [_literal(n) for n in shown], rotation=35, ha="right", rotation_mode="anchor", fontsize=12)
+    ax.set_xlabel("layer, in the order in which they run", fontsize=13)

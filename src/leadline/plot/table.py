@@ -74,7 +74,7 @@ def two_sided_table(
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
     for head, size in zip(heads, (room, second), strict=True):
         table.add_column(Text(f"\n{head}"), no_wrap=True, width=size)
-    for head, cells, style, size in sides:
+    for head, _, style, size in sides:
         table.add_column(Text(head), justify="right", no_wrap=True, width=size, style=style)
     by_place = {gap.before: gap for gap in gaps}
     for line, (first, after) in enumerate(labels):

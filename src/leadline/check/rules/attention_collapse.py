@@ -38,7 +38,8 @@ def attention_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     start = points[fall.start]
     severity = "error" if fall.ratio < self.thresholds["error"] else "warning"
     message = (
-        f"attention collapses tokens: from {quoted(start)} on they become alike, {times(fall.ratio)} of their difference "
+        f"attention collapses tokens: from {quoted(start)} on they become alike, {times(fall.ratio)} of their "
+        "difference "
         f"is left after {layers(fall.stop - fall.start + 1)}."
     )
     remedy = "Put a skip connection around each attention, or scale down its branch against the stream."

@@ -50,7 +50,8 @@ def chaos(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     start = kept[fall.start]
     severity = "error" if ratio > self.thresholds["error"] else "warning"
     message = (
-        f"chaos: a small difference between two inputs grows by a factor {times(rate)} a layer from {quoted(start)} on, "
+        f"chaos: a small difference between two inputs grows by a factor {times(rate)} a layer from "
+        f"{quoted(start)} on, "
         f"{times(ratio)} over {layers(fall.stop - fall.start + 1)}."
     )
     remedy = "Lower the variance of these weights until chi_perp is near 1, or add skip connections."

@@ -63,7 +63,8 @@ def _below_eps(self: VerdictRule, evidence: Evidence, step: str) -> list[Verdict
     if norm is None or embedding is None or kernel is None or norm.eps is None or kernel > _EPS_SHARE * norm.eps:
         return []
     message = (
-        f"embedding too small: the kernel of {quoted(embedding)} is {times(kernel)}, below the eps {times(norm.eps)} of "
+        f"embedding too small: the kernel of {quoted(embedding)} is {times(kernel)}, below the eps "
+        f"{times(norm.eps)} of "
         f"{quoted(norm)}, which therefore does not normalize it."
     )
     remedy = "Draw the embedding with a standard deviation of at least 0.02, or scale it up before the first norm."

@@ -23,8 +23,8 @@ __all__ = ["exploding_gradient"]
     norm) does not count. The thresholds were set on training runs: tanh networks with a factor of 500 and deep batch
     normalized ReLU networks with 900 still learn at small rates, those with 10,000 do not.
     """,
-    source="Pennington, Schoenholz & Ganguli (2017), Resurrecting the sigmoid; Yang et al. (2019), Mean field theory of "
-    "batch normalization",
+    source="Pennington, Schoenholz & Ganguli (2017), Resurrecting the sigmoid; Yang et al. (2019), Mean field theory "
+    "of batch normalization",
 )
 def exploding_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge R = J K / K_out along the spine: it should not fall steeply with depth."""
@@ -39,7 +39,8 @@ def exploding_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     start, before, end = points[fall.start], points[max(fall.start - 1, 0)], points[fall.stop]
     severity = "error" if sustained > self.thresholds["error"] else "warning"
     message = (
-        f"gradient explodes: it grows backwards by a factor {times(rate)} for each of {layers(fall.stop - fall.start + 1)} "
+        f"gradient explodes: it grows backwards by a factor {times(rate)} for each of "
+        f"{layers(fall.stop - fall.start + 1)} "
         f"from {quoted(start)} on, so that at {quoted(before)} it is {times(ratio)} times that at {quoted(end)}."
     )
     remedy = (

@@ -30,7 +30,9 @@ def exploding_signal(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     if any(k is not None and k != k for k in kernels) or any(k == float("inf") for k in kernels):
         first = next(p for p, k in zip(points, kernels, strict=True) if k is not None and (k != k or k == float("inf")))
         message = f"signal explodes: the kernel is not finite from {quoted(first)} on."
-        return [self.verdict("error", first.name, None, message, "Lower the weights of the layers before, or normalize.")]
+        return [
+            self.verdict("error", first.name, None, message, "Lower the weights of the layers before, or normalize.")
+        ]
     entry = evidence.inputs[0].rms ** 2 if len(evidence.inputs) == 1 else None
     rise = steepest_fall([1 / k if k else None for k in (entry, *kernels)])
     if rise is None or 1 / rise.ratio <= self.thresholds["warning"]:

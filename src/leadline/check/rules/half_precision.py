@@ -46,7 +46,8 @@ def half_precision(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         if g < _SMALLEST * _SAFE:
             scale = math.ceil(math.log2(_SMALLEST * _SAFE / g))
             message = (
-                f"float16 underflows: a typical gradient at {quoted(lowest)} is {times(g)}, so a loss scale of at least "
+                f"float16 underflows: a typical gradient at {quoted(lowest)} is {times(g)}, so a loss scale of at "
+                "least "
                 f"2^{scale} is needed."
             )
             remedy = f"Train with torch.amp.GradScaler(init_scale=2.0**{max(scale, 16)}), or use bfloat16."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leadline.check.evidence import Evidence
+from leadline.check.evidence import Evidence, Point
 from leadline.check.verdict import Verdict, VerdictRule, rule
 from leadline.check.wording import quoted, times
 from leadline.program.errors import plain
@@ -38,7 +38,9 @@ def input_scale(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         restored = normed and _correlation(evidence, early) < _RESTORED
         if ratio > self.thresholds["warning"] and not restored:
             severity = "error" if ratio > self.thresholds["error"] else "warning"
-            alike = f", so that two of them have a correlation of {x.correlation:.4f}" if x.correlation is not None else ""
+            alike = (
+                f", so that two of them have a correlation of {x.correlation:.4f}" if x.correlation is not None else ""
+            )
             message = (
                 f"inputs are not centred: {name} has mean {times(x.mean)} and standard deviation {times(x.std)} at "
                 f"{quoted(first)}{alike}."
@@ -46,12 +48,15 @@ def input_scale(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
             remedy = "Subtract the mean of the training set from the inputs and divide by its standard deviation."
             found.append(self.verdict(severity, first.name if first else None, ratio, message, remedy))
         elif not normed and x.rms > 0 and not 1 / _SIZE <= x.rms <= _SIZE:
-            message = f"inputs are mis-scaled: {name} has a root mean square of {times(x.rms)} at {quoted(first)}, 1 is expected."
+            message = (
+                f"inputs are mis-scaled: {name} has a root mean square of {times(x.rms)} at "
+                f"{quoted(first)}, 1 is expected."
+            )
             remedy = f"Divide the inputs by {times(x.rms)}, or begin the network with a normalization."
             found.append(self.verdict("warning", first.name if first else None, x.rms, message, remedy))
     return found
 
 
-def _correlation(evidence: Evidence, points: list) -> float:  # type: ignore[type-arg]
+def _correlation(evidence: Evidence, points: list[Point]) -> float:
     known = [c for p in points if (c := evidence.value(p, "correlation")) is not None]
     return min(known, default=1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from leadline.check.evidence import Evidence, Point
 from leadline.check.residual import branch_ends
 from leadline.check.verdict import Verdict, VerdictRule, rule
@@ -22,7 +24,8 @@ _LEAST_SUMS = 4
     weights add up to an output change in proportion to depth; with a norm inside the branch (pre-LN) the shares fall
     like one over depth and the sum grows like its logarithm. Deep post-LN networks therefore diverge in the first
     steps unless the learning rate is warmed up, and their gradients sit near the output. The thresholds were set on
-    training runs: 12 blocks with equal branches (6) still learn at every rate up to 0.001, transformers of 24 blocks (11)
+    training runs: 12 blocks with equal branches (6) still learn at every rate up to 0.001, transformers of 24
+    blocks (11)
     at none.
     """,
     source="Xiong et al. (2020), On layer normalization in the transformer architecture; Liu et al. (2020), "
@@ -33,7 +36,7 @@ def norm_placement(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     spine = evidence.spine()
     sums = [
         (p, follower)
-        for p, follower in zip(spine, spine[1:], strict=False)
+        for p, follower in pairwise(spine)
         if p.op == "add" and follower.op in _NORMS and p.step in follower.inputs
     ]
     if len(sums) < _LEAST_SUMS:

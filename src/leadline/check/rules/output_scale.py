@@ -42,16 +42,26 @@ def output_scale(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         severity = "error" if ratio > self.thresholds["error"] or not math.isfinite(ratio) else "warning"
         outputs = f" because outputs have size {times(size)}" if size is not None else ""
         message = (
-            f"outputs are mis-scaled: at {quoted(last)} the initial loss is {times(loss.measured)}, {times(ratio)} times "
+            f"outputs are mis-scaled: at {quoted(last)} the initial loss is {times(loss.measured)}, "
+            f"{times(ratio)} times "
             f"the {times(loss.blind)} of a blind guess{outputs}."
         )
         return [self.verdict(severity, last.name, ratio, message, _remedy(size))]
     if size is not None and 0 < size < _NOTHING:
         message = (
-            f"outputs are mis-scaled: those of {quoted(last)} have size {times(size)}, so changes of the weights that keep "
+            f"outputs are mis-scaled: those of {quoted(last)} have size {times(size)}, so changes of the weights "
+            "that keep "
             "the signal's size cannot be seen in the loss."
         )
-        return [self.verdict("error", last.name, size, message, "Multiply the outputs (or the last layer's weights) by a number that brings them to size 1.")]
+        return [
+            self.verdict(
+                "error",
+                last.name,
+                size,
+                message,
+                "Multiply the outputs (or the last layer's weights) by a number that brings them to size 1.",
+            )
+        ]
     if size is None or size <= _LOGITS or not evidence.classifier:
         return []
     message = (

@@ -22,7 +22,8 @@ __all__ = ["rank_collapse"]
     thresholds were set on training runs: tanh and ReLU networks at 1e-6 still halve their loss in 200 steps of Adam,
     networks below 1e-8 do not.
     """,
-    source="Schoenholz et al. (2017), Deep information propagation; Martens et al. (2021), Rapid training of deep networks",
+    source="Schoenholz et al. (2017), Deep information propagation; Martens et al. (2021), Rapid training "
+    "of deep networks",
 )
 def rank_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge the fall of 1 - c along the spine, where the last layers do not restore it."""
@@ -43,10 +44,12 @@ def rank_collapse(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     lost = next((i for i in range(fall.start, fall.stop + 1) if (distance[i] or 0.0) < 0.1 * before), fall.stop)
     message = (
         f"inputs collapse: from {quoted(start)} on their correlation tends to 1, a tenth of the difference is left "
-        f"after {layers(lost - fall.start + 1)} and {times(fall.ratio)} of it after {layers(fall.stop - fall.start + 1)}."
+        f"after {layers(lost - fall.start + 1)} and {times(fall.ratio)} of it after "
+        f"{layers(fall.stop - fall.start + 1)}."
     )
     remedy = (
-        "Raise the weights to the critical C_W of the nonlinearity with small biases, centre the nonlinearity, add skip "
+        "Raise the weights to the critical C_W of the nonlinearity with small biases, centre the nonlinearity, "
+        "add skip "
         "connections, or normalize over the batch."
     )
     return [self.verdict(severity, start.name, fall.ratio, message, remedy)]

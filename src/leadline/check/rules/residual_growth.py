@@ -18,7 +18,8 @@ _LEAST_BLOCKS = 3
 
 @rule(
     "residual-growth",
-    quantity="variance of the residual projections over what the model's initializer means it to be, or growth of the stream",
+    quantity="variance of the residual projections over what the model's initializer means it to be, or "
+    "growth of the stream",
     thresholds={"error": 2.0, "warning": 1e4},
     reason="""
     Each block adds its branch to the stream, so the stream's variance grows with depth unless the last weights of
@@ -74,7 +75,7 @@ def _grown(self: VerdictRule, evidence: Evidence, adds: list[Point]) -> list[Ver
     if rise is None or rise.stop - rise.start + 1 < _LEAST_BLOCKS:
         return []
     rate, ratio = 1 / rise.rate, 1 / rise.ratio
-    # A sum of equal branches grows in proportion to depth, which no one calls broken; a factor a block is another thing.
+    # A sum of equal branches grows in proportion to depth, which no one calls broken.
     if ratio < self.thresholds["warning"] or rate < 1.2:
         return []
     start = adds[rise.start]

@@ -32,4 +32,8 @@ def trained_weights(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         f"trained weights: {plain(found.reason, 300)}; predictions speak of the law that such weights would be drawn "
         "from, measurements and verdicts of this network."
     )
-    return [self.verdict("note", layer or None, found.p_value, message, "Compare with a fresh build to see what training changed.")]
+    return [
+        self.verdict(
+            "note", layer or None, found.p_value, message, "Compare with a fresh build to see what training changed."
+        )
+    ]

@@ -26,7 +26,8 @@ def untouched_norm(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         return []
     first = evidence.untouched[0]
     message = (
-        f"untouched norms: {len(evidence.untouched)} batch norms in eval mode, `{plain(first, 60)}` first, have seen no "
+        f"untouched norms: {len(evidence.untouched)} batch norms in eval mode, `{plain(first, 60)}` first, have "
+        "seen no "
         "data and pass signals on unchanged."
     )
     remedy = "Check the network in train mode (--train), which is the one that will learn."

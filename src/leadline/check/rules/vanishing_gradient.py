@@ -40,10 +40,14 @@ def vanishing_gradient(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         return []
     last, first = len(points) - 1 - fall.start, len(points) - 1 - fall.stop
     # The gradient at `first` is small because of what follows it: the trouble is in the layers after it.
-    start, end = points[first + 1 if first + 1 < len(points) and first > 0 else first], points[min(last + 1, len(points) - 1)]
+    start, end = (
+        points[first + 1 if first + 1 < len(points) and first > 0 else first],
+        points[min(last + 1, len(points) - 1)],
+    )
     severity = "error" if math.sqrt(fall.sustained) < self.thresholds["error"] else "warning"
     message = (
-        f"gradient vanishes: it falls backwards by a factor {times(rate)} for each of {layers(fall.stop - fall.start + 1)} "
+        f"gradient vanishes: it falls backwards by a factor {times(rate)} for each of "
+        f"{layers(fall.stop - fall.start + 1)} "
         f"from {quoted(start)} on, so that at {quoted(points[first])} it is {times(ratio)} of that at {quoted(end)}."
     )
     remedy = (

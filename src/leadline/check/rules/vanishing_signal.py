@@ -27,7 +27,8 @@ _HOPELESS = 1e-12  # a kernel that small is below what Adam's eps lets through
     signal that is merely small while inputs still differ, so that is a warning until the kernel has fallen by 1e-12.
     The thresholds were set on training runs: plain tanh and ReLU networks of 10 to 15 layers at 1e-8 still learn.
     """,
-    source="Poole et al. (2016), Exponential expressivity in deep neural networks; Roberts, Yaida & Hanin (2022), ch. 5",
+    source="Poole et al. (2016), Exponential expressivity in deep neural networks; Roberts, Yaida & Hanin "
+    "(2022), ch. 5",
 )
 def vanishing_signal(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge the fall of K (1 - c) along the spine."""
