@@ -101,13 +101,14 @@ def pointwise(activation: Activation, order: int) -> Callable[[Tensor], Tensor]:
     return activation if order == 0 else activation.derivative
 
 
-def leaves_of(expr: Expr) -> list[Expr]:
-    """Gaussian parts (and other sources) of an expression that no two share a source, largest first."""
+def leaves_of(*exprs: Expr) -> list[Expr]:
+    """Gaussian parts (and other sources) of expressions that no two share a source, largest first."""
     found: dict[int, Expr] = {}
     split: set[int] = set()
     while True:
         found.clear()
-        _collect(expr, found, split)
+        for expr in exprs:
+            _collect(expr, found, split)
         owners: dict[Hashable, list[Expr]] = {}
         for e in found.values():
             for key in e.sources:

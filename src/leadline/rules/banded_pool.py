@@ -16,6 +16,11 @@ from leadline.rules.banded_offsets import Offset
 __all__ = ["Back", "average", "average_back", "between_lags", "shifted", "tap_pairs"]
 
 
+def carried(grid: Grid, lag: Offset) -> bool:
+    """Whether a lag is carried, one way or the other."""
+    return lag in grid.offsets or tuple(-x for x in lag) in grid.offsets
+
+
 def lag_planes(K: Banded, lag: Offset, pairs: list[tuple[int, int]], planes: Tensor | None = None) -> Tensor | None:
     """K((a, s), (b, s + lag)) as images, zero where s + lag is outside; None where the lag is not carried."""
     slots = {o: k for k, o in enumerate(K.grid.offsets)}
@@ -93,12 +98,17 @@ def average(K: Banded, window: Window, out: Grid) -> Banded:
     """Mean over both windows of K; a lag that is not carried takes the lag between equal taps."""
     values = K.values.new_zeros(out.starts[-1], *out.sizes)
     all_planes = K.grid.planes(K.values)
-    share = between_lags(K)
+    share, pairs = between_lags(K), list(tap_pairs(window))
     for k, o in enumerate(out.offsets):
         base = tuple(x * s for x, s in zip(o, window.stride, strict=True))
         rows = slice(out.starts[k], out.starts[k + 1])
         central = between_taps(K, base, out.sample_pairs[k], all_planes, share)
-        for delta, part in tap_pairs(window):
+        if not any(carried(K.grid, tuple(x + d for x, d in zip(base, delta, strict=True))) for delta, _ in pairs if any(delta)):
+            if central is not None:
+                values[rows] = window_sum(central * (window.count - 1), window, out.sizes)
+                values[rows] += window_sum(lag_planes(K, base, out.sample_pairs[k], all_planes), window, out.sizes)  # type: ignore[arg-type]
+            continue
+        for delta, part in pairs:
             planes = lag_planes(K, tuple(x + d for x, d in zip(base, delta, strict=True)), out.sample_pairs[k], all_planes)
             planes = central if planes is None else planes
             if planes is not None:

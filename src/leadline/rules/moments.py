@@ -7,7 +7,7 @@ independent parts factor; a Gaussian times a function of a Gaussian follows Stei
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,6 +51,17 @@ class Moments:
             return K * self._where(expr, K)
         second = self.second(expr)
         return (band(K, second.grid) if isinstance(second, Banded) else K) * second
+
+    def draw_together(self, waves: Sequence[tuple[Kernel, Expr]]) -> None:
+        """Take the second moments that will need draws on the same ones, where the kernels beside them are not zero."""
+        kernels = [K for K, _ in waves if isinstance(K, Banded)]
+        found = {id(e): e for _, expr in waves for e in _drawn_parts(expr) if "second" not in e.memo and "where" not in e.memo}
+        if len(found) < 2 or len(kernels) < len(waves) or any(K.grid is not kernels[0].grid for K in kernels):
+            return
+        mask = torch.stack([K.values != 0 for K in kernels]).any(0)
+        exprs = list(found.values())
+        for expr, drawn in zip(exprs, drawn_second(exprs, kernels[0].grid, self.second, self.seed, mask), strict=True):
+            expr.memo["where"], expr.memo["mean"], expr.memo["error"] = (drawn.second, mask), drawn.mean, drawn.error
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -193,8 +204,9 @@ class Moments:
         pairs = grid(expr)
         if pairs is not None and not _joint(expr):
             mask = None if where is None else where.values != 0
-            found, expr.memo["mean"], expr.memo["error"] = drawn_second(expr, pairs, self.second, self.seed, mask)
-            return found
+            (found,) = drawn_second([expr], pairs, self.second, self.seed, mask)
+            expr.memo["mean"], expr.memo["error"] = found.mean, found.error
+            return found.second
         h = self.draws(expr, self._frozen_count(expr))
         blocks = h.reshape(_REPLICATES, -1, expr.size)
         diagonals = blocks.square().mean(1)
@@ -345,6 +357,16 @@ def _children(expr: Expr) -> list[Expr]:
     if isinstance(expr, (Apply, Gather, Mix, Op)):
         return [expr.inner]
     return []
+
+
+def _drawn_parts(expr: Expr) -> list[Expr]:
+    """Parts of an expression over images whose second moments need draws."""
+    if isinstance(expr, Lin) and len(expr.terms) == 1 and expr.offset is None:
+        return _drawn_parts(expr.terms[0][1])
+    if grid(expr) is None or _joint(expr):
+        return []
+    shared = isinstance(expr, Product) and not expr.left.sources.isdisjoint(expr.right.sources)
+    return [expr] if shared or (isinstance(expr, Apply) and not gaussian(expr.inner)) else []
 
 
 def _joint(expr: Expr) -> bool:

@@ -105,6 +105,8 @@ class Cotangent:
 
     def total(self, moments: Moments) -> Tensor:
         """Squared derivative summed over channels, shape (P, P)."""
+        if len(self.waves) > 1:
+            moments.draw_together([(w.squared, w.factor) for w in self.waves if w.factor is not None])
         parts = [w.squared if w.factor is None else moments.times(w.squared, w.factor) for w in self.waves]
         total = parts[0]
         for part in parts[1:]:
