@@ -27,7 +27,8 @@ class Pooled:
     """Maxima over windows.
 
     ``second``, ``mean``: of the maxima. ``wins``: probability of each tap (points, taps). ``slope``: second moment of the
-    slope at the winners, over that at any site, where an activation comes before. ``error``: relative standard error.
+    slope at the winners, over that at any site, where an activation comes before. ``error``, ``pair_error``: relative standard errors of the variances and of
+    the correlations.
     """
 
     second: Banded
@@ -35,6 +36,7 @@ class Pooled:
     wins: Tensor
     slope: Banded | None
     error: float
+    pair_error: float
 
 
 def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Banded], seed: int) -> Pooled:
@@ -61,7 +63,7 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
         slopes, _ = _fit(features, chosen, drawn_slope)
         at_winners = torch.cat([own.slope, (own.slope[p[P:]] * own.slope[q[P:]]).sqrt() * slopes[P:]])
         correction = Banded(at_winners, out)
-    return Pooled(Banded(values, out), own.mean, own.wins, correction, math.hypot(residual, own.error))
+    return Pooled(Banded(values, out), own.mean, own.wins, correction, own.error, residual)
 
 
 def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, sloped: bool = False) -> Banded:

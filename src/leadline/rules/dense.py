@@ -125,7 +125,8 @@ def doubt(expr: Expr, before: Expr | None, weight: tuple[Tensor, Law] | None) ->
     """Note what a fresh kernel takes over from the value before: its error by draws, and how well the laws are known."""
     known = 0.0 if before is None else relative_error(before, "law")
     expr.memo["law"] = math.hypot(known, law_error(weight))
-    expr.memo["error"] = 0.0 if before is None else relative_error(before, "error")
+    for kind in ("error", "pair"):
+        expr.memo[kind] = 0.0 if before is None else relative_error(before, kind)
 
 
 def bias_moment(bias: tuple[Tensor, Law] | None, like: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Moments:
         mask = torch.stack([K.values != 0 for K in kernels]).any(0)
         exprs = list(found.values())
         for expr, drawn in zip(exprs, drawn_second(exprs, kernels[0].grid, self.second, self.seed, mask), strict=True):
-            expr.memo["where"], expr.memo["mean"], expr.memo["error"] = (drawn.second, mask), drawn.mean, drawn.error
+            expr.memo.update({"where": (drawn.second, mask), "mean": drawn.mean, "error": drawn.error, "pair": drawn.pair_error})
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -205,7 +205,7 @@ class Moments:
         if pairs is not None and not _joint(expr):
             mask = None if where is None else where.values != 0
             (found,) = drawn_second([expr], pairs, self.second, self.seed, mask)
-            expr.memo["mean"], expr.memo["error"] = found.mean, found.error
+            expr.memo.update({"mean": found.mean, "error": found.error, "pair": found.pair_error})
             return found.second
         h = self.draws(expr, self._frozen_count(expr))
         blocks = h.reshape(_REPLICATES, -1, expr.size)
@@ -377,7 +377,8 @@ def _joint(expr: Expr) -> bool:
 
 
 def relative_error(expr: Expr, kind: str = "error") -> float:
-    """An expression's own relative error of a kind ("error": by draws, "law": of laws read from weights), and its parts'."""
+    """An expression's own relative error of a kind, and its parts': "error" by draws, "pair" of correlations beside
+    that, "law" of laws read from weights."""
     total = f"{kind} in all"
     if total not in expr.memo:
         own = float(expr.memo.get(kind, 0.0))  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ class Maximum(Rule):
             pooled = maximum(state.expr, self.window(step, ctx), target, ctx.moments.second, ctx.moments.seed)  # type: ignore[arg-type]
             ctx.cache[f"pooled:{step.name}"] = pooled
             made = source(pooled.second, mean=pooled.mean, gaussian=False)
-            made.memo["error"] = pooled.error
+            made.memo.update(error=pooled.error, pair=pooled.pair_error)
             return State(made, step.points, step.width, None, False)
         taps = self.taps(step, ctx)
         return State(op(state.expr, _window_max(taps), len(taps)), step.points, step.width, None, state.exact)

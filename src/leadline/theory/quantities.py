@@ -38,7 +38,7 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, abs(kernel) * relative_error(state.expr, "law"), finite))
     row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
     for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
-        row.values[name] = Estimate(value, error)
+        row.values[name] = Estimate(value, math.hypot(error, relative_error(state.expr, "pair")))
     if state.noise is not None:
         variance = state.noise.variance()
         if variance is not None:
