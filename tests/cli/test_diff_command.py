@@ -40,7 +40,7 @@ def run(tmp_path: Path, a: object, b: object, *more: str) -> Result:
 
 
 A = report([row("fc0", 1.0), row("fc1", 1.0), row("fc2", None, measured=2.0)], "vanishing-signal", "chaos")
-B = report([row("fc0", 1.01), row("fc1", 8.0, 0.9), row("fc2", None, measured=1.0)], "chaos", "saturation")
+B = report([row("fc0", 1.01, 0.9), row("fc1", 8.0), row("fc2", None, measured=1.0)], "chaos", "saturation")
 
 
 def test_verdicts_that_are_gone_and_new_are_named(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_verdicts_that_are_gone_and_new_are_named(tmp_path: Path) -> None:
 def test_the_largest_changes_come_first() -> None:
     found = changes(A, B)
     assert [(c.layer, c.quantity, c.side) for c in found] == [
-        ("fc1", "kernel", "predicted"), ("fc2", "kernel", "measured"), ("fc1", "correlation", "predicted"),
+        ("fc1", "kernel", "predicted"), ("fc2", "kernel", "measured"), ("fc0", "correlation", "predicted"),
     ]  # fmt: skip
     assert (found[0].before, found[0].after) == (1.0, 8.0)
 

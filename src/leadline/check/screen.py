@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from leadline.check.evidence import Point
 from leadline.check.fold import Hidden, fold
@@ -52,6 +53,9 @@ def _header(report: Report) -> Text:
     parts = []
     if report.program is not None:
         parts.append("train mode" if report.program.training else "eval mode")
+        norms = [m for m in report.program.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not report.program.training and any(m.training for m in norms):
+            parts[-1] += " with batch norms in train mode"
         parts.append(f"{sum(p.numel() for p in report.program.model.parameters()):,} parameters".replace(",", "\u202f"))
     if report.measurement is not None:
         parts.append(

@@ -28,7 +28,10 @@ __all__ = ["Change", "changes", "diff", "read_report"]
 _SCHEMA = 1
 _BOUNDED = ("correlation", "site_correlation", "flat_fraction")
 _LEAST = 0.02  # a smaller change, in logarithm or correlation, is not worth a line
-_NOT_QUANTITIES = ("layer", "op")
+_COMPARED = (
+    "kernel", "correlation", "site_correlation", "chi_parallel", "chi_perp", "partial_jacobian", "tangent_kernel",
+    "spread", "flat_fraction",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _verdicts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
-    """Quantities that changed, the largest change of each row first.
+    """The quantity that changed most in each row, rows with the largest changes first.
 
     Predictions are compared where both reports have them, else measurements.
 
@@ -124,18 +127,16 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
         b: report after.
 
     Returns:
-        One entry a row and quantity that changed by more than 2 %, largest first, at most one a quantity and layer.
+        One entry a row in which something changed by more than 2 %, largest first.
     """
     after = _by_place(b)
     found = []
     for place, row in _by_place(a).items():
-        other = after.get(place)
-        for quantity in row if other is not None else ():
-            if quantity in _NOT_QUANTITIES:
-                continue
-            change = _change(place, quantity, row[quantity], other.get(quantity) if other else None)
-            if change is not None and change.size > _LEAST:
-                found.append(change)
+        other = after.get(place, {})
+        known = [_change(place, name, row.get(name), other.get(name)) for name in _COMPARED]
+        changed = [c for c in known if c is not None and c.size > _LEAST]
+        if changed:
+            found.append(max(changed, key=lambda c: c.size))
     return sorted(found, key=lambda c: -c.size)
 
 

@@ -21,7 +21,7 @@ def explain() -> Group:
     """
     parts: list[Text | Padding] = []
     for rule in sorted(RULES.values(), key=lambda r: r.name):
-        limits = ", ".join(f"{severity} {number(value, 2)}" for severity, value in rule.thresholds.items())
+        limits = ", ".join(f"{severity} {number(value)}" for severity, value in rule.thresholds.items())
         parts.append(Text(rule.name, "bold"))
         body = Text.assemble((f"{rule.quantity}", ""), (f"  [{limits}]" if limits else "", "cyan"))
         body.append(f"\n{rule.reason}\n").append(f"Source: {rule.source}.", "dim")

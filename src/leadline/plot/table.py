@@ -98,6 +98,7 @@ def _sides(columns: Sequence[Column]) -> list[tuple[str, list[str], str, int]]:
             # A long title goes over both sides.
             size, other = (max(9, *map(len, cells)) for cells in (predicted, measured))
             first, _, rest = c.title.partition(" ") if len(c.title) > size else (c.title, "", "")
+            size = max(size, len(first))
             found.append((f"{first:>{size}}\n{'predicted':>{size}}", predicted, "", size))
             found.append((f"{rest:<{other}}\n{'measured':>{other}}", measured, "cyan", other))
         elif left or right:
