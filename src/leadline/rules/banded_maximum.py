@@ -13,7 +13,7 @@ from torch import Tensor
 from leadline.rules.banded import Banded
 from leadline.rules.banded_conv import Window, convolve, window_scatter, window_sum
 from leadline.rules.banded_grid import Grid
-from leadline.rules.banded_pool import Back, average, shifted, tap_pairs
+from leadline.rules.banded_pool import Back, average, carried, shifted, tap_pairs
 from leadline.rules.banded_windows import Windows
 from leadline.rules.expr import Apply, Expr
 
@@ -67,7 +67,7 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
 
 
 def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, sloped: bool = False) -> Banded:
-    """The derivative of each maximum goes to the site that wins; on a lag that is not carried, to equal taps.
+    """The derivative of each maximum goes to the site that wins; what falls on a lag that is not carried goes to those around it.
 
     Two windows that share sites share the winner with probability (shared sites) / (sites of both); else any two of
     their sites may win.
@@ -95,19 +95,23 @@ def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, slope
     sites = window_sum(ones, window, D.grid.sizes)
     for k in range(1, len(D.grid.offsets)):
         rows = slice(D.grid.starts[k], D.grid.starts[k + 1])
+        if not bool(back.planes(k).any()):
+            continue
         parts = [(back.lag(k, delta), part) for delta, part in tap_pairs(window)]
         other = shifted(sites, D.grid.offsets[k])
         shared = sum((window_sum(ones, part, D.grid.sizes) for lag, part in parts if lag == back.zero), torch.zeros_like(sites))
         both = (sites + other - shared).clamp_min(1.0)
         apart = back.planes(k) * (1 - shared / both) / (sites * other - shared).clamp_min(1.0)
-        left = torch.zeros_like(sites)
+        left, lost = torch.zeros_like(sites), []
         for lag, part in parts:
             if lag == back.zero:
                 back.add(k, lag, window_scatter(either[rows] / both, part, into.sizes))
-            elif not back.carries(lag) or not back.add(k, lag, window_scatter(apart, part, into.sizes)):
+            elif carried(into, lag):
+                back.add(k, lag, window_scatter(apart, part, into.sizes))
+            else:
                 left += window_sum(shifted(ones, lag), part, D.grid.sizes)
-        equal = window_sum(shifted(ones, back.lag(k, back.zero)), window, D.grid.sizes).clamp_min(1.0)
-        back.add(k, back.lag(k, back.zero), window_scatter(apart * (left / equal), window, into.sizes))
+                lost.append((lag, part.count))
+        back.spread(k, lost, window_scatter(apart * (left / sites.clamp_min(1.0)), window, into.sizes))
     return back.result()
 
 

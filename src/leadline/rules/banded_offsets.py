@@ -27,8 +27,8 @@ class Images:
     """
 
     all_pairs: int = 1500
-    each: int = 8
-    last: int = 16
+    each: int = 10
+    last: int = 20
 
 
 def half_plane(sizes: Sequence[int]) -> Tensor:

@@ -13,7 +13,9 @@ from leadline.rules.banded_conv import Window, window_scatter, window_sum
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_offsets import Offset
 
-__all__ = ["Back", "average", "average_back", "between_lags", "shifted", "tap_pairs"]
+__all__ = ["Back", "average", "average_back", "between_lags", "carried", "shifted", "tap_pairs"]
+
+_NEGLIGIBLE = 0.01  # share of a derivative in a lag that is left to the others
 
 
 def carried(grid: Grid, lag: Offset) -> bool:
@@ -117,17 +119,23 @@ def average(K: Banded, window: Window, out: Grid) -> Banded:
 
 
 def average_back(D: Banded, window: Window, into: Grid) -> Banded:
-    """The transpose of :func:`average`; what falls on a lag that is not carried goes to equal taps, so that sums are kept."""
+    """The transpose of :func:`average`; what falls on a lag that is not carried goes to those around it, so that sums are kept."""
     back = Back(D, window, into)
-    for k, o in enumerate(D.grid.offsets):
-        for delta, part in tap_pairs(window):
+    pairs = list(tap_pairs(window))
+    for k in range(len(D.grid.offsets)):
+        if not bool(back.planes(k).any()):
+            continue
+        lost: list[tuple[Offset, int]] = []
+        for delta, part in pairs:
             lag = back.lag(k, delta)
-            if k == 0 and lag < back.zero:
-                # of a pair in one sample, this is the mirror image
-                back.add(k, lag, window_scatter(back.planes(k), part, into.sizes) / window.count**2, different=True)
-            elif not back.add(k, lag, window_scatter(back.planes(k), part, into.sizes) / window.count**2):
-                share = part.count / window.count**2 / window.count
-                back.add(k, back.lag(k, back.zero), window_scatter(back.planes(k), window, into.sizes) * share)
+            if not carried(into, lag):
+                lost.append((lag, part.count))
+                continue
+            # at the same site of one sample, the other lag is the mirror image
+            once = k == 0 and lag < back.zero
+            back.add(k, lag, window_scatter(back.planes(k), part, into.sizes) / window.count**2, different=once)
+        total = sum(n for _, n in lost)
+        back.spread(k, lost, window_scatter(back.planes(k), window, into.sizes) * (total / window.count**3))
     return back.result()
 
 
@@ -154,10 +162,6 @@ class Back:
         """Offset of the input for an offset of the output and a difference of taps."""
         return tuple(x * s + d for x, s, d in zip(self.D.grid.offsets[k], self.window.stride, delta, strict=True))
 
-    def carries(self, lag: Offset) -> bool:
-        """Whether a lag is carried, one way or the other."""
-        return lag in self.slots or tuple(-x for x in lag) in self.slots
-
     def add(self, k: int, lag: Offset, planes: Tensor, *, different: bool = False) -> bool:
         """Add planes to a lag; False where it is not carried. ``different``: only pairs of different samples."""
         flip = lag not in self.slots
@@ -179,6 +183,24 @@ class Back:
             # both orders of a pair of windows meet in one site
             self.values[place[pair]] += 2 * plane if slot == 0 and k > 0 and a == b else plane
         return True
+
+    def spread(self, k: int, lags: list[tuple[Offset, int]], planes: Tensor) -> None:
+        """Share planes among the carried lags around some that are not, each with a count."""
+        if not lags or k == 0:
+            return
+        table = self.into.table(torch.tensor([lag for lag, _ in lags]), comb=False)
+        count = torch.tensor([n for _, n in lags], dtype=table.dtype)
+        shares = count @ table / count.sum()
+        shares = torch.where(shares < _NEGLIGIBLE, torch.zeros_like(shares), shares)
+        shares = (shares / shares.sum()).tolist()
+        axes = tuple(range(1, planes.dim()))
+        for slot, share in enumerate(shares, 1):
+            if share == 0.0 or self.weights_in[slot] == 0:
+                continue
+            inside = planes * shifted(torch.ones_like(planes[:1]), self.into.offsets[slot])
+            kept = planes.sum(axes, keepdim=True) / inside.sum(axes, keepdim=True).clamp_min(1e-30)
+            rows = slice(self.into.starts[slot], self.into.starts[slot + 1])
+            self.values[rows] += inside * kept * (share * self.weights_out[k] / self.weights_in[slot])
 
     def result(self) -> Banded:
         """At the pairs of the input."""

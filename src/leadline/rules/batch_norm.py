@@ -86,7 +86,8 @@ def centring(size: int, ctx: Context) -> Tensor:
 def scale(step: Step, expr: Expr, ctx: Context) -> float:
     """One over the standard deviation over the batch."""
     K = ctx.moments.second(expr)
-    variance = K.diagonal().mean() - K.mean()
+    mean = K.row_means().mean() if isinstance(K, Banded) else K.mean()
+    variance = K.diagonal().mean() - mean
     return float((variance + float(step.arguments["eps"])).rsqrt())
 
 

@@ -95,20 +95,37 @@ class SiteMean(PointMap):
         return self.inner.samples
 
     def kernel(self, K: Banded) -> Tensor:
-        """Mean over site pairs by quadrature over the offsets, shape (samples, samples)."""
+        """Mean over site pairs by quadrature over the offsets, shape (samples, samples).
+
+        What is averaged is the correlation: sites differ in scale, and the carried pairs are few.
+        """
         grid = self.inner
         weights = grid.weights(K.comb)
-        sums = torch.zeros(grid.samples, grid.samples, dtype=torch.float64)
+        B, S = grid.samples, grid.sites
         back = K.values if K.back is None else K.back
+        scale = K.diagonal().double().clamp_min(0).sqrt()
+        scale = scale if bool((scale > 0).all()) else torch.ones_like(scale)
+        p, q, _ = grid.index
+        sizes = (scale[p] * scale[q]).to(K.values)
+        same, sums, norm = (torch.zeros(B, B, dtype=torch.float64) for _ in range(3))
         at = 0
         for k, (count, pairs) in enumerate(zip(grid.counts, grid.sample_pairs, strict=True)):
             for a, b in pairs:
-                part, other = K.values[at : at + count].sum(dtype=torch.float64), back[at : at + count].sum(dtype=torch.float64)
+                rows = slice(at, at + count)
                 at += count
+                part, other = K.values[rows].sum(dtype=torch.float64), back[rows].sum(dtype=torch.float64)
+                if k == 0:
+                    same[a, b], same[b, a] = part, other
+                    continue
+                size = weights[k] * sizes[rows].sum(dtype=torch.float64)
                 sums[a, b] += weights[k] * part
-                if k > 0 or a != b:
-                    sums[b, a] += weights[k] * other
-        return (sums * (self.factor / grid.sites) ** 2).to(K.values)
+                sums[b, a] += weights[k] * other
+                norm[a, b] += size
+                norm[b, a] += size
+        by_sample = scale.reshape(B, S)
+        apart = torch.outer(by_sample.sum(1), by_sample.sum(1)) - by_sample @ by_sample.T
+        total = same + torch.where(norm > 0, apart * sums / norm.clamp_min(1e-300), torch.zeros_like(sums))
+        return (total * (self.factor / S) ** 2).to(K.values)
 
     def left(self, K: Banded) -> Banded:
         """Not needed where a mean over sites ends the image part of a network."""

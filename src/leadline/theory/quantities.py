@@ -38,7 +38,8 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, abs(kernel) * relative_error(state.expr, "law"), finite))
     row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
     for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
-        row.values[name] = Estimate(value, math.hypot(error, relative_error(state.expr, "pair")))
+        sampled = quadrature_error(K) if isinstance(K, Banded) and name == "site_correlation" else 0.0
+        row.values[name] = Estimate(value, math.hypot(error, relative_error(state.expr, "pair"), sampled))
     if state.noise is not None:
         variance = state.noise.variance()
         if variance is not None:
@@ -130,6 +131,11 @@ def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
     if "correlation" not in out and "site_correlation" in out:
         out["correlation"] = out["site_correlation"]
     return out
+
+
+def quadrature_error(K: Banded) -> float:
+    """Standard error of the mean correlation between sites of a kernel that is carried at offsets."""
+    return float(K.quadrature_error()) / max(float(K.diagonal().mean()), 1e-30)
 
 
 def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
