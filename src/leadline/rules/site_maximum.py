@@ -25,14 +25,14 @@ class SiteMaximum(Rule):
         """The maximum of drawn channels."""
         state = ctx.state(step.arguments["self"])
         groups = self.groups(step, state, ctx)
-        made = State(op(state.expr, _maximum(groups), groups.shape[0]), step.points, step.width, None, state.exact)
+        made = State(op(state.expr, _maximum(groups, step.op), groups.shape[0]), step.points, step.width, None, state.exact)
         return [made] * len(step.shapes) if isinstance(step.node.meta["val"], (tuple, list)) else made
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The derivative goes to the site that won, draw by draw."""
         ref = step.arguments["self"]
         state = ctx.state(ref)
-        return {ref.name: ctx.through_draws(state.expr, _maximum(self.groups(step, state, ctx)), cotangent)}
+        return {ref.name: ctx.through_draws(state.expr, _maximum(self.groups(step, state, ctx), step.op), cotangent)}
 
     def groups(self, step: Step, state: State, ctx: Context) -> Tensor:
         """Points that each point of the result is the maximum of, shape (points, sites)."""
@@ -55,8 +55,9 @@ class SiteMaximum(Rule):
         return [a for d in dims for a in layout[d % len(layout)]]
 
 
-def _maximum(groups: Tensor) -> Callable[[Tensor], Tensor]:
+def _maximum(groups: Tensor, op: str) -> Callable[[Tensor], Tensor]:
     def pool(h: Tensor) -> Tensor:
-        return h[:, groups].amax(-1)
+        # where sites are tied, amax shares the derivative among them and max pooling gives it to one
+        return h[:, groups].amax(-1) if op == "amax" else h[:, groups].max(-1).values
 
     return pool
