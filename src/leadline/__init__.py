@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+import sys as _sys
+from types import ModuleType as _ModuleType
+from typing import Any as _Any
+
 __version__ = "0.1.0"  # before the rooms, which may ask for it
 
 from leadline.activations import Activation as Activation
@@ -23,9 +27,18 @@ from leadline.program import trace as trace
 from leadline.theory import Prediction as Prediction
 from leadline.theory import predict as predict
 
-# The verbs `check` and `measure` stand in front of the rooms of the same name, which is why these are no lazy imports:
-# a room that is loaded later would take its name back.
 __all__ = [
     "Activation", "Comparison", "Measurement", "Prediction", "Program", "Report", "UserError", "Verdict", "__version__",
     "activation", "check", "compare", "measure", "predict", "trace",
 ]  # fmt: skip
+
+
+class _Front(_ModuleType):
+    """A package whose verbs keep their names: importing the room of a verb would put the room in its place."""
+
+    def __setattr__(self, name: str, value: _Any) -> None:
+        if not (isinstance(value, _ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Front

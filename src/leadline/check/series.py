@@ -39,7 +39,7 @@ def steepest_fall(values: Sequence[float | None]) -> Fall | None:
         nothing falls.
 
     >>> fall = steepest_fall([1.0, 1.0, 1.0, 0.5, 0.25, 0.125])
-    >>> fall.start, fall.stop, fall.ratio, fall.rate
+    >>> fall.start, fall.stop, round(fall.ratio, 6), round(fall.rate, 6)
     (3, 5, 0.125, 0.5)
     """
     known = [(i, math.log(max(v, _FLOOR))) for i, v in enumerate(values) if v is not None and math.isfinite(v)]
