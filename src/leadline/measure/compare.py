@@ -90,9 +90,7 @@ class Comparison:
             for name, value in row.values.items():
                 yield row, name, value
 
-    def worst(
-        self, count: int = 5, quantities: Iterable[str] | None = None
-    ) -> list[tuple[ComparedRow, str, Compared]]:
+    def worst(self, count: int = 5, quantities: Iterable[str] | None = None) -> list[tuple[ComparedRow, str, Compared]]:
         """The largest disagreements: by standard score, and for a single network by relative difference.
 
         Args:
@@ -160,9 +158,7 @@ def _row(predicted: Row | None, measured: Row | None, draws: int) -> ComparedRow
     first = predicted or measured
     if first is None:
         raise ValueError("a row needs at least one side; give a predicted or a measured one.")
-    names = [
-        q.name for q in QUANTITIES if any(r is not None and q.name in r.values for r in (predicted, measured))
-    ]
+    names = [q.name for q in QUANTITIES if any(r is not None and q.name in r.values for r in (predicted, measured))]
     values = {
         n: Compared(
             predicted.values.get(n) if predicted else None,

@@ -116,9 +116,7 @@ def _correlations(diagonal: Tensor, second: Tensor, pairs: Pairs) -> dict[str, E
 
         found = jackknife(lambda d, q: each(d, q).mean(1), diagonal, second[:, alive])
         if share < 1 and len(i) > 1:  # a sample of the pairs stands for all of them
-            scatter = float(each(mean[None], second[:, alive].mean(0)[None]).std()) * math.sqrt(
-                (1 - share) / len(i)
-            )
+            scatter = float(each(mean[None], second[:, alive].mean(0)[None]).std()) * math.sqrt((1 - share) / len(i))
             found = Estimate(found.value, math.hypot(found.error, scatter))
         out[name] = found
     if "correlation" not in out and "site_correlation" in out:

@@ -49,9 +49,7 @@ def growth(plan: Plan, leaves: list[Any], state: Mapping[str, Tensor], signs: Ma
                 s = a.to(still.dtype)
                 return with_first(value, still * (1 + s) if parallel else still + s * signs[name])
 
-            Tapped(program, tap, guard=_still, guarded=plan.stripped).run(
-                *program.exported.lifted(leaves, over=state)
-            )
+            Tapped(program, tap, guard=_still, guarded=plan.stripped).run(*program.exported.lifted(leaves, over=state))
             return moved, origin
 
         pair: Any = jvp(run, (zero,), (torch.ones_like(zero),))

@@ -122,11 +122,7 @@ class _Reader:
 
 def _channels(module: nn.Module, value: Tensor) -> tuple[Tensor, list[tuple[str, int]]]:
     """A module's output as (channels, points), and the axes of the points."""
-    axis = (
-        1
-        if value.dim() > 1 and (isinstance(module, _CHANNELS_FIRST) or value.dim() >= 4)
-        else value.dim() - 1
-    )
+    axis = 1 if value.dim() > 1 and (isinstance(module, _CHANNELS_FIRST) or value.dim() >= 4) else value.dim() - 1
     wide = value.to(torch.float32 if value.device.type == "mps" else torch.float64).movedim(axis, 0)
     rest = wide.shape[1:]
     axes = [("sample" if i == 0 else "site", size) for i, size in enumerate(rest)]

@@ -75,9 +75,7 @@ def measure(
             program = trace(model, x, args=args, kwargs=kwargs)
         except ExportFailure as failure:
             given, more = _arguments(x, args, kwargs)
-            return measure_modules(
-                model, given, more, draws=draws, seed=seed, reason=str(failure), progress=progress
-            )
+            return measure_modules(model, given, more, draws=draws, seed=seed, reason=str(failure), progress=progress)
     plan = Plan.of(program)
     rows = [Row(s.name, s.layer, s.op) for s in rowed_steps(program)]
     found = Measurement(rows, draws, seed, program)
@@ -111,18 +109,14 @@ def measure(
 
 def _check(draws: int, probes: int, antithetic: bool) -> None:
     if draws < 0 or draws == 1:
-        raise UserError(
-            f"got draws={draws}, expected 0 (this very network) or at least 2: one has no standard error."
-        )
+        raise UserError(f"got draws={draws}, expected 0 (this very network) or at least 2: one has no standard error.")
     if probes < 1:
         raise UserError(f"got probes={probes}, expected at least 1: gradients are read along random sums.")
     if antithetic and draws % 2:
         raise UserError(f"got draws={draws} with antithetic=True, expected an even number: they pair up.")
 
 
-def _same_batch(
-    program: Program, x: Any, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any] | None
-) -> None:
+def _same_batch(program: Program, x: Any, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any] | None) -> None:
     if x is None and args is None and kwargs is None:
         return
     given, known = _arguments(x, args, kwargs), (program.args, dict(program.kwargs))
