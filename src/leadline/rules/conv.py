@@ -15,7 +15,7 @@ from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_plan import image_grid, input_grid
 from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
-from leadline.rules.dense import bias_moment, biased, doubt
+from leadline.rules.dense import bias_moment, biased, doubt, law_error
 from leadline.rules.expr import grid, op
 from leadline.rules.kernel import Kernel
 from leadline.rules.state import Cotangent, Fixed, State, fresh
@@ -82,10 +82,11 @@ class Conv(Rule):
             total = band(total, pairs)
             window = self.window(step, ctx)
             back: Kernel = self.carry_back(total * (law.C_W / window.count), window, input_grid(step, ctx))
-            return {ref.name: fresh(back if grid(state.expr) is not None else dense(back))}
+            return {ref.name: fresh(back if grid(state.expr) is not None else dense(back), law_error(ctx.weight(step)))}
         taps = self.taps(step, ctx)
         count = taps.shape[-1] if law.kind != "delta_orthogonal" else 1
-        return {ref.name: fresh(scatter_sum(total * (law.C_W / count), taps, state.expr.size))}
+        total = total * (law.C_W / count)
+        return {ref.name: fresh(scatter_sum(total, taps, state.expr.size), law_error(ctx.weight(step)))}
 
     def carry(self, M: Banded, window: Window, out: Grid) -> Banded:
         """Sum over taps on the pairs of a large map."""

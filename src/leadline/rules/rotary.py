@@ -26,9 +26,11 @@ class Rotary(Rule):
         size = cos.shape[0]
 
         def turn(h: Tensor) -> Tensor:
-            heads = h.reshape(-1, size, h.shape[1])
+            short = -h.shape[0] % size
+            whole = torch.cat([h, h[:short]]) if short else h  # draws that do not fill the last head are filled up
+            heads = whole.reshape(-1, size, h.shape[1])
             half = torch.cat([-heads[:, size // 2 :], heads[:, : size // 2]], 1)
-            return (heads * cos + half * sin).reshape(h.shape)
+            return (heads * cos + half * sin).reshape(whole.shape)[: h.shape[0]]
 
         out = op(expr, turn, expr.size)
         out.memo["second"] = ctx.moments.second(expr) * turning(step, ctx)
