@@ -39,7 +39,7 @@ def check(
     *,
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    draws: int = 8,
+    draws: int | None = None,
     seed: int = 0,
     law: Mapping[str, Mapping[str, float]] | None = None,
     loss: Loss | None = None,
@@ -56,7 +56,8 @@ def check(
         x: a batch: tensor, tuple, dict or DataLoader, as in :func:`leadline.trace`.
         args: positional call arguments, instead of `x`.
         kwargs: keyword call arguments, instead of or beside `x`.
-        draws: re-drawn networks to measure on; 0: this very network. A trained network is always measured itself.
+        draws: re-drawn networks to measure on; 0: this very network; by default 8, and fewer, down to 2, for networks of
+            more than 20 million parameters. A trained network is always measured itself.
         seed: of every draw.
         law: ``{module name: {"C_W": …, "C_b": …}}``, laws that override those read from the weights.
         loss: "cross_entropy", "mse" or a function of (output, targets).
@@ -76,6 +77,8 @@ def check(
         >>> ll.check(net, torch.randn(8, 64)).ok
         True
     """
+    if draws is None:
+        draws = _affordable(model)
     if draws < 0:
         raise UserError(f"draws is {draws}, expected 0 (this very network) or more: give such a number.")
     positional, named, found = _call(model, x, args, kwargs)
@@ -109,6 +112,12 @@ def check(
         draws=0 if trained else draws,
         reason=reason,
     )
+
+
+def _affordable(model: nn.Module) -> int:
+    """Number of draws that a first look takes: a draw costs a few forward and backward passes."""
+    size = sum(p.numel() for p in model.parameters())
+    return max(2, min(8, 160_000_000 // max(size, 1)))
 
 
 def judge(evidence: Evidence) -> list[Verdict]:

@@ -57,7 +57,9 @@ def check(
     batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
-    draws: Annotated[int, typer.Option(min=0, help="Re-drawn networks to measure; 0: this very network.")] = 8,
+    draws: Annotated[
+        int | None, typer.Option(min=0, help="Re-drawn networks to measure (8, fewer for large ones); 0: this very network.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     law: Annotated[
         list[str] | None, typer.Option(help="A law that overrides the weights: fc1:C_W=2,C_b=0 (repeatable).")
