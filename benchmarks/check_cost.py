@@ -52,7 +52,9 @@ def resnet_train() -> tuple[nn.Module, Tensor]:
 
 def convnext() -> tuple[nn.Module, Tensor]:
     """ConvNeXt tiny."""
-    return transformers.ConvNextForImageClassification(transformers.ConvNextConfig()).eval(), torch.randn(2, 3, 224, 224)
+    return transformers.ConvNextForImageClassification(transformers.ConvNextConfig()).eval(), torch.randn(
+        2, 3, 224, 224
+    )
 
 
 def vit() -> tuple[nn.Module, Tensor]:
@@ -60,7 +62,13 @@ def vit() -> tuple[nn.Module, Tensor]:
     return transformers.ViTForImageClassification(transformers.ViTConfig()).eval(), torch.randn(2, 3, 224, 224)
 
 
-MODELS: dict[str, Build] = {"gpt2": gpt2, "resnet": resnet, "resnet-train": resnet_train, "convnext": convnext, "vit": vit}
+MODELS: dict[str, Build] = {
+    "gpt2": gpt2,
+    "resnet": resnet,
+    "resnet-train": resnet_train,
+    "convnext": convnext,
+    "vit": vit,
+}
 
 
 def forward_backward(model: nn.Module, batch: Tensor) -> None:
@@ -116,7 +124,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=sorted(MODELS), default=["gpt2", "resnet"])
     names = parser.parse_args().model
-    table = Table("model", "forward + backward, s", "predict, s", "ratio (limit 10)", "trace, s", "memory foreseen, MiB", "memory taken, MiB")
+    table = Table(
+        "model",
+        "forward + backward, s",
+        "predict, s",
+        "ratio (limit 10)",
+        "trace, s",
+        "memory foreseen, MiB",
+        "memory taken, MiB",
+    )
     failed = False
     for name in names:
         torch.manual_seed(0)
@@ -136,8 +152,15 @@ def main() -> int:
             passes.append(seconds(lambda: forward_backward(model, batch)))  # noqa: B023
         ratio = statistics.median(spent) / statistics.median(passes)
         failed |= ratio > LIMIT
-        table.add_row(name, f"{statistics.median(passes):.2f}", f"{statistics.median(spent):.2f}", f"{ratio:.1f}", f"{traced:.1f}",
-                      f"{foreseen / 2**20:.0f}", f"{memory.taken / 2**20:.0f}")
+        table.add_row(
+            name,
+            f"{statistics.median(passes):.2f}",
+            f"{statistics.median(spent):.2f}",
+            f"{ratio:.1f}",
+            f"{traced:.1f}",
+            f"{foreseen / 2**20:.0f}",
+            f"{memory.taken / 2**20:.0f}",
+        )
     Console(width=140).print(table)
     return int(failed)
 

@@ -81,9 +81,7 @@ def to_markup(app, what, name, obj, options, lines) -> None:
             verbatim = indent
         if verbatim is None and not text.startswith(">>>") and not in_example(result):
             line = SOURCE.sub(r"\1**Source:** ", line)
-            line = "".join(
-                part if part.startswith("`") else part.replace("|", r"\|") for part in CODE.split(line)
-            )
+            line = "".join(part if part.startswith("`") else part.replace("|", r"\|") for part in CODE.split(line))
         result.append(line)
     lines[:] = result
 

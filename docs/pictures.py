@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import leadline as ll
 from rich.console import Console
+
+import leadline as ll
 
 ROOT = Path(__file__).parent.parent
 IMAGES = Path(__file__).parent / "images"

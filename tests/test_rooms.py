@@ -115,9 +115,7 @@ def assigned_names(tree: ast.Module) -> set[str]:
 def test_files_are_short_and_described(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     lines = text.count("\n") + 1
-    assert lines <= LONGEST_FILE, (
-        f"{path.name} has {lines} lines, more than {LONGEST_FILE}: split it by subject"
-    )
+    assert lines <= LONGEST_FILE, f"{path.name} has {lines} lines, more than {LONGEST_FILE}: split it by subject"
     assert ast.get_docstring(ast.parse(text)), f"{path.name} has no docstring"
 
 

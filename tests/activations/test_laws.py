@@ -103,9 +103,7 @@ def test_float32_in_float32_out(name: str) -> None:
     out, exact = act.estimate_gram(cov), act.gram(cov.double())
     assert torch.allclose(out.value.double(), exact, rtol=1e-5, atol=1e-5)
     # The error estimate counts the rounding of the result to float32.
-    assert torch.all(
-        (out.value.double() - exact).abs() <= 1.01 * out.error.double() + 1e-9 * exact.abs().max()
-    )
+    assert torch.all((out.value.double() - exact).abs() <= 1.01 * out.error.double() + 1e-9 * exact.abs().max())
 
 
 @pytest.mark.parametrize("name", NAMES)

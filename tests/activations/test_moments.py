@@ -100,9 +100,7 @@ def test_flat_fraction() -> None:
     exact = 2 * torch.special.ndtr(-edge)
     assert torch.allclose(activation("tanh").flat_fraction(one), exact, atol=2e-4)
     assert float(activation("softshrink").flat_fraction(1e-6)) == pytest.approx(1.0)
-    assert torch.allclose(
-        activation("hardtanh").flat_fraction(one), 2 * torch.special.ndtr(-1 / one.sqrt()), atol=2e-3
-    )
+    assert torch.allclose(activation("hardtanh").flat_fraction(one), 2 * torch.special.ndtr(-1 / one.sqrt()), atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["step", "sign", "hardshrink"])

@@ -40,9 +40,7 @@ def test_one_variable(name: str, route) -> None:
     act, K = route(name), column(rows, "K")
     size = column(rows, "second_moment")
     for moment in MOMENTS:
-        scale = {"mean": size.sqrt(), "second_moment": size}.get(
-            moment, column(rows, "derivative_moment") + size / K
-        )
+        scale = {"mean": size.sqrt(), "second_moment": size}.get(moment, column(rows, "derivative_moment") + size / K)
         out = act.estimate(moment, K)
         assert_agrees(out.value, out.error, column(rows, moment), scale)
 

@@ -48,9 +48,7 @@ FUNCTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "kinks"), MODULES, ids=lambda v: str(v) if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("module", "name", "kinks"), MODULES, ids=lambda v: str(v) if isinstance(v, str) else "")
 def test_modules(module: nn.Module, name: str, kinks: tuple[float, ...]) -> None:
     act = activation(module)
     assert act.name == name

@@ -102,9 +102,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     with refused("checkpoint 'a.pt' has shapes", "'0.weight' got (6, 4), expected (8, 4)", "and 4 more"):
         load_checkpoint(model, path)
     torch.save(prefixed(net(1).state_dict(), "encoder."), path)
-    with refused(
-        "lacks 9 of the model's 9 names ('0.weight', '0.bias', '1.weight', …)", "has 9", "'encoder.0.weight'"
-    ):
+    with refused("lacks 9 of the model's 9 names ('0.weight', '0.bias', '1.weight', …)", "has 9", "'encoder.0.weight'"):
         load_checkpoint(model, path)
     state = dict(net(1).state_dict())
     del state["2.bias"]
@@ -128,9 +126,7 @@ def test_refused_files(tmp_path: Path) -> None:
     with refused("there is no checkpoint file"):
         load_checkpoint(model, path)
     torch.save(net(1), path)
-    with refused(
-        "checkpoint file 'a.pt' needs unpickling of torch.nn.modules.container.Sequential", "state_dict()"
-    ):
+    with refused("checkpoint file 'a.pt' needs unpickling of torch.nn.modules.container.Sequential", "state_dict()"):
         load_checkpoint(model, path)
     torch.save(torch.ones(3), path)
     with refused("checkpoint 'a.pt' holds a Tensor, expected a state dict"):

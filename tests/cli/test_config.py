@@ -59,10 +59,7 @@ def test_refused_settings() -> None:
         parse_config("a=" + "(" * 4000)
 
 
-@given(
-    st.text(max_size=60)
-    | st.lists(st.sampled_from(list("a=1,()[]{}'\"#\\ \n\t-*:.e")), max_size=30).map("".join)
-)
+@given(st.text(max_size=60) | st.lists(st.sampled_from(list("a=1,()[]{}'\"#\\ \n\t-*:.e")), max_size=30).map("".join))
 @example("a=" + "-" * 9000 + "1")
 @example("a=" + "[" * 150 + "]" * 150)
 @example("a='\ud800'")

@@ -77,9 +77,7 @@ def leaves():
 class Deep:
     build = staticmethod(build)
 """
-FAILS_AT = (
-    SOURCE.splitlines().index('    raise ValueError("bad width\\x1b[31m [red]\\nsecond line. third")') + 1
-)
+FAILS_AT = SOURCE.splitlines().index('    raise ValueError("bad width\\x1b[31m [red]\\nsecond line. third")') + 1
 
 
 @pytest.fixture
@@ -199,9 +197,7 @@ def test_files_and_builders_that_raise(file: str, tmp_path: Path) -> None:
 def test_what_is_no_model(file: str) -> None:
     with refused("'number' of 'model.py' is of type int, expected a torch.nn.Module"):
         load_target(f"{file}:number")
-    with refused(
-        "builder 'returns_text' of 'model.py' returned str, expected a torch.nn.Module or (module, batch)"
-    ):
+    with refused("builder 'returns_text' of 'model.py' returned str, expected a torch.nn.Module or (module, batch)"):
         load_target(f"{file}:returns_text")
     with refused("returned a tuple of (Net, Tensor, int)"):
         load_target(f"{file}:returns_triple")

@@ -97,17 +97,11 @@ GPT2 = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 50}
 
 def load(model_type: str, config: str, **options: int) -> Loaded:
     size = {"image_size": 64} if model_type == "resnet" else {}
-    return load_target(
-        f"transformers:{model_type}", config=parse_config(config), **{"seq": 16, **size, **options}
-    )
+    return load_target(f"transformers:{model_type}", config=parse_config(config), **{"seq": 16, **size, **options})
 
 
-@pytest.mark.parametrize(
-    ("model_type", "config", "kind", "shapes"), CASES, ids=[f"{c[0]}-{c[2]}" for c in CASES]
-)
-def test_type_is_built_and_runs(
-    model_type: str, config: str, kind: str, shapes: dict[str, tuple[int, ...]]
-) -> None:
+@pytest.mark.parametrize(("model_type", "config", "kind", "shapes"), CASES, ids=[f"{c[0]}-{c[2]}" for c in CASES])
+def test_type_is_built_and_runs(model_type: str, config: str, kind: str, shapes: dict[str, tuple[int, ...]]) -> None:
     loaded = load(model_type, config)
     assert type(loaded.model).__name__ == kind
     assert loaded.args == ()
@@ -127,9 +121,7 @@ def test_type_is_built_and_runs(
 
 
 def test_ids_cover_the_vocabulary_but_for_padding() -> None:
-    loaded = load_target(
-        "transformers:bert", config=parse_config(f"{TEXT},vocab_size=8,pad_token_id=3"), batch_size=8
-    )
+    loaded = load_target("transformers:bert", config=parse_config(f"{TEXT},vocab_size=8,pad_token_id=3"), batch_size=8)
     assert loaded.kwargs["input_ids"].unique().tolist() == [0, 1, 2, 4, 5, 6, 7]
 
 
@@ -144,19 +136,13 @@ def test_defaults_seed_and_attention() -> None:
     assert all(torch.equal(v, same[k]) for k, v in state.items())
     assert torch.equal(first.kwargs["input_ids"], again.kwargs["input_ids"])
     assert not torch.equal(first.kwargs["input_ids"], other.kwargs["input_ids"])
-    assert not torch.equal(
-        state["transformer.wte.weight"], other.model.state_dict()["transformer.wte.weight"]
-    )
-    eager = load_target(
-        "transformers:gpt2", config={**GPT2, "attn_implementation": "eager", "use_cache": True}
-    )
+    assert not torch.equal(state["transformer.wte.weight"], other.model.state_dict()["transformer.wte.weight"])
+    eager = load_target("transformers:gpt2", config={**GPT2, "attn_implementation": "eager", "use_cache": True})
     assert eager.model.config._attn_implementation == "eager"
     assert eager.model.config.use_cache is True
     short = load_target("transformers:gpt2", config={**GPT2, "n_positions": 8})
     assert short.kwargs["input_ids"].shape == (2, 8)
-    half = load_target(
-        "transformers:vit", config=parse_config(f"{TEXT},image_size=16,patch_size=8,dtype=bfloat16")
-    )
+    half = load_target("transformers:vit", config=parse_config(f"{TEXT},image_size=16,patch_size=8,dtype=bfloat16"))
     assert half.model.vit.layernorm.weight.dtype == half.kwargs["pixel_values"].dtype == torch.bfloat16
 
 
@@ -226,9 +212,7 @@ def test_parts_of_models_and_missing_libraries(monkeypatch: pytest.MonkeyPatch) 
         raise ImportError("\nThis model requires the timm library. Install it.\nRestart after.")
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", no_library)
-    with refused(
-        "'gpt2' needs a library that cannot be imported (ImportError: This model requires the timm library"
-    ):
+    with refused("'gpt2' needs a library that cannot be imported (ImportError: This model requires the timm library"):
         load_target("transformers:gpt2", config=GPT2)
 
 

@@ -52,9 +52,7 @@ def run_blocks(text: str, name: str) -> int:
     for block in python_blocks(text):
         if block.note:
             if not re.fullmatch(r"no-run: \S.*", block.note):
-                raise ValueError(
-                    f"{name}:{block.line}: mark a block as 'no-run: <why>', not as '{block.note}'."
-                )
+                raise ValueError(f"{name}:{block.line}: mark a block as 'no-run: <why>', not as '{block.note}'.")
             continue
         if block.source.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(block.source, namespace, name, name, block.line - 1)
@@ -86,8 +84,6 @@ def test_a_wrong_example_is_noticed() -> None:
 
 
 def test_blocks_share_a_namespace_and_others_are_left_alone() -> None:
-    page = (
-        "```python\nx = 1\n```\n\n```bash\nfalse\n```\n\n- in a list:\n\n  ```python\n  >>> x\n  1\n  ```\n"
-    )
+    page = "```python\nx = 1\n```\n\n```bash\nfalse\n```\n\n- in a list:\n\n  ```python\n  >>> x\n  1\n  ```\n"
     assert run_blocks(page, "page.md") == 2
     assert run_blocks("```python no-run: needs your data\n1 / 0\n```\n", "page.md") == 0

@@ -54,9 +54,7 @@ def test_coefficients_against_direct_integrals(f, kinks) -> None:
     for k in (1, 4, 15):
         for i, v in enumerate(variances):
             want = expectation(
-                lambda z, k=k, v=v: (
-                    f(z) * hermite_polynomials(z.reshape(-1) / v.sqrt(), 15)[k].reshape(z.shape)
-                ),
+                lambda z, k=k, v=v: f(z) * hermite_polynomials(z.reshape(-1) / v.sqrt(), 15)[k].reshape(z.shape),
                 v,
                 kinks=kinks,
             )

@@ -84,9 +84,7 @@ def test_what_happens_to_the_batch_before_the_first_layer_is_part_of_the_inputs(
 
 
 def test_uniform_weights_are_taken_but_marked():
-    chain, _ = chain_from(
-        trace(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)), torch.randn(2, 64))
-    )
+    chain, _ = chain_from(trace(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)), torch.randn(2, 64)))
     assert not chain.gaussian
     assert list(chain.C_W) == pytest.approx([1 / 3] * 2, rel=0.1)
 

@@ -79,9 +79,7 @@ def test_plain_numbers_have_every_quantity(comparison: Comparison) -> None:
         assert all(row[n].keys() == {"predicted", "measured", "stderr"} for n in names)
     assert plain["rows"][0]["chi_perp"] == {"predicted": None, "measured": None, "stderr": None}
     assert plain["rows"][0]["kernel"]["predicted"] == comparison.rows[0].values["kernel"].predicted.value
-    alone = json.loads(
-        json.dumps(measure(dense(width=16), torch.randn(2, 32), draws=2).to_dict(), allow_nan=False)
-    )
+    alone = json.loads(json.dumps(measure(dense(width=16), torch.randn(2, 32), draws=2).to_dict(), allow_nan=False))
     assert alone["rows"][0].keys() == {"layer", "op", *names}
     assert alone["rows"][0]["kernel"].keys() == {"measured", "stderr"}
 

@@ -25,9 +25,7 @@ def product(chain: Chain, nu: float) -> float:
     return math.prod(1 + nu / n for n in chain.widths[1:-1]) - 1
 
 
-@pytest.mark.parametrize(
-    ("name", "C_W", "nu"), [("relu", 2.0, 5.0), ("identity", 1.0, 2.0), ("relu", 1.3, 5.0)]
-)
+@pytest.mark.parametrize(("name", "C_W", "nu"), [("relu", 2.0, 5.0), ("identity", 1.0, 2.0), ("relu", 1.3, 5.0)])
 def test_bias_free_piecewise_linear_chains_follow_the_exact_product(name, C_W, nu):
     chain = Chain.of(UNEQUAL, name, C_W=C_W)
     found = ensemble(chain, inputs(2, 6), networks=40_000, seed=0)

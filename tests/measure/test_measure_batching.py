@@ -42,9 +42,7 @@ def test_batched_draws_equal_single_ones(name: str) -> None:
 def test_there_is_a_row_for_every_step_that_has_one(name: str) -> None:
     model, program = traced(name)
     found = measure(model, program=program, draws=2)
-    assert [(r.step, r.layer, r.op) for r in found.rows] == [
-        (s.name, s.layer, s.op) for s in rowed_steps(program)
-    ]
+    assert [(r.step, r.layer, r.op) for r in found.rows] == [(s.name, s.layer, s.op) for s in rowed_steps(program)]
     for row in found.rows:
         assert row.values["kernel"].value > 0
         assert all(math.isfinite(v.value) for v in row.values.values())
@@ -60,9 +58,7 @@ class Stubborn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.layer(x)
-        return (
-            torch.linalg.solve_triangular(torch.tril(z) + 3 * torch.eye(4), z, upper=False) + z.sort(0).values
-        )
+        return torch.linalg.solve_triangular(torch.tril(z) + 3 * torch.eye(4), z, upper=False) + z.sort(0).values
 
 
 def test_seeds_and_batches_do_not_depend_on_each_other() -> None:

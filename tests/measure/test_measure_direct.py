@@ -169,12 +169,8 @@ def test_pairs_of_many_points_stand_for_all() -> None:
     z = model(x).detach().double()
     h = z / z.square().mean(1, keepdim=True).sqrt()
     one, two, three = (h[i].reshape(64, -1) for i in range(3))
-    between = torch.stack(
-        [(a * b).mean(0).mean() for a, b in ((one, two), (one, three), (two, three))]
-    ).mean()
-    assert found["correlation"].value == pytest.approx(
-        float(between), abs=1e-6
-    )  # few enough to take them all
+    between = torch.stack([(a * b).mean(0).mean() for a, b in ((one, two), (one, three), (two, three))]).mean()
+    assert found["correlation"].value == pytest.approx(float(between), abs=1e-6)  # few enough to take them all
     assert found["correlation"].error == 0.0
     n = one.shape[1]
     within = sum(float(((g.T @ g / 64).sum() - n) / (n * (n - 1))) for g in (one, two, three)) / 3

@@ -31,9 +31,7 @@ def disagreements(prediction: Prediction, measurement: Measurement, names: Itera
         p, m = value.predicted, value.measured
         slack = 0.02 if "correlation" in name else 0.02 * abs(p.value) + (1e-3 if "chi" in name else 0)
         if abs(m.value - p.value) > 4 * (m.error**2 + p.error**2) ** 0.5 + slack:
-            found.append(
-                f"{row.step} {name}: predicted {p.value:.4g}, measured {m.value:.4g} +- {m.error:.2g}"
-            )
+            found.append(f"{row.step} {name}: predicted {p.value:.4g}, measured {m.value:.4g} +- {m.error:.2g}")
     return found
 
 
@@ -57,9 +55,7 @@ def test_a_tanh_network_agrees_in_every_quantity(tanh: tuple[nn.Module, torch.Te
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-def test_a_wrong_weight_variance_is_rejected(
-    factor: float, tanh: tuple[nn.Module, torch.Tensor, Measurement]
-) -> None:
+def test_a_wrong_weight_variance_is_rejected(factor: float, tanh: tuple[nn.Module, torch.Tensor, Measurement]) -> None:
     model, x, measurement = tanh
     wrong = {str(i): {"C_W": 1.5 * factor, "C_b": 0.1} for i in range(0, 10, 2)}
     found = disagreements(predict(trace(model, x, law=wrong)), measurement, ALL)
@@ -117,6 +113,4 @@ def test_standard_errors_are_those_of_repetitions() -> None:
             if found and found[0].error > 0:
                 value, error = torch.tensor([(v.value, v.error) for v in found]).T
                 ratios.append(float(value.std() / error.square().mean().sqrt()))
-        assert 0.75 < sum(ratios) / len(ratios) < 1.3, (
-            name
-        )  # one ratio of 40 repetitions has an error of 0.11
+        assert 0.75 < sum(ratios) / len(ratios) < 1.3, name  # one ratio of 40 repetitions has an error of 0.11

@@ -35,9 +35,7 @@ def everything(model: nn.Module, batch: Any) -> dict[str, Any]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         out[f"{name} bytes"] = tensor.detach().numpy().tobytes()
         out[f"{name} place"] = (tensor.data_ptr(), tensor._version, tensor.requires_grad, id(tensor))
-        out[f"{name} grad"] = (
-            None if tensor.grad is None else (id(tensor.grad), tensor.grad.numpy().tobytes())
-        )
+        out[f"{name} grad"] = None if tensor.grad is None else (id(tensor.grad), tensor.grad.numpy().tobytes())
     for name, module in model.named_modules():
         hooks = [len(v) for k, v in vars(module).items() if k.endswith("_hooks")]
         out[f"{name} mode"] = (module.training, hooks, sorted(vars(module)))

@@ -24,9 +24,7 @@ def mlp() -> nn.Sequential:
 
 
 def gpt2() -> nn.Module:
-    config = transformers.GPT2Config(
-        n_layer=2, n_embd=64, n_head=4, vocab_size=128, bos_token_id=0, eos_token_id=0
-    )
+    config = transformers.GPT2Config(n_layer=2, n_embd=64, n_head=4, vocab_size=128, bos_token_id=0, eos_token_id=0)
     return transformers.GPT2LMHeadModel(config)
 
 
@@ -38,17 +36,10 @@ def fingerprint(model: nn.Module) -> dict:
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {
         "values": {name: t.detach().clone() for name, t in named},
-        "objects": {
-            name: (id(t), t.data_ptr(), t._version, t.requires_grad, t.grad is None) for name, t in named
-        },
-        "flags": {
-            name: getattr(t, "_is_hf_initialized", None) for name, t in [*named, *model.named_modules()]
-        },
+        "objects": {name: (id(t), t.data_ptr(), t._version, t.requires_grad, t.grad is None) for name, t in named},
+        "flags": {name: getattr(t, "_is_hf_initialized", None) for name, t in [*named, *model.named_modules()]},
         "modes": [m.training for m in model.modules()],
-        "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for m in model.modules()
-        ],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
         "attributes": [sorted(vars(m)) for m in model.modules()],
     }
 
@@ -214,9 +205,7 @@ def test_bare_parameters_ties_padding_and_buffers():
     }  # fmt: skip
     state = drawer.draw(2)
     assert second(state["queries"]) == pytest.approx(0.09, rel=5 * math.sqrt(4 / 2048))
-    assert second(state["emb.weight"]) == pytest.approx(
-        1.0, rel=0.15
-    )  # not .01, which its last owner would draw
+    assert second(state["emb.weight"]) == pytest.approx(1.0, rel=0.15)  # not .01, which its last owner would draw
     assert not state["emb.weight"][4].any()
     assert state["emb.weight"][5].any()
     assert state["head.weight"] is state["emb.weight"]
@@ -255,9 +244,7 @@ def test_a_stated_law_is_drawn_from():
     bias = read_law(model[0].bias, fan_in=1, name="0.bias")
     laws = {"0.weight": stated_law(read, C_W=2.0), "0.bias": stated_law(bias, C_W=0.5)}
     draws = redraw_many(model, range(30), laws=laws)
-    assert second(draws["0.weight"]) == pytest.approx(
-        2 / 48, rel=5 * math.sqrt(2 / draws["0.weight"].numel())
-    )
+    assert second(draws["0.weight"]) == pytest.approx(2 / 48, rel=5 * math.sqrt(2 / draws["0.weight"].numel()))
     assert second(draws["0.bias"]) == pytest.approx(0.5, rel=5 * math.sqrt(2 / draws["0.bias"].numel()))
 
 
@@ -272,9 +259,7 @@ def test_parametrized_weights_are_drawn_consistently():
     ).eval()
     taken = {}
     for index in range(4):
-        model[index].register_forward_hook(
-            lambda m, *_, i=index: taken.__setitem__(i, m.weight.detach().clone())
-        )
+        model[index].register_forward_hook(lambda m, *_, i=index: taken.__setitem__(i, m.weight.detach().clone()))
     model(torch.randn(2, 24))
     before = dict(taken)
     state = Redrawer(model).draw(3)

@@ -198,9 +198,7 @@ def coefficients(
         net = program(scaled, activation, C_b, C_W, x)
         noise = predict(net).context.values[net.steps[-1].name].noise
         variance, shift = noise.variance(), noise.shift
-        found.append(
-            scaled[-2] * torch.stack([variance, torch.zeros_like(variance) if shift is None else shift])
-        )
+        found.append(scaled[-2] * torch.stack([variance, torch.zeros_like(variance) if shift is None else shift]))
     return tuple(2 * found[1] - found[0])
 
 
@@ -241,9 +239,7 @@ def test_two_input_reference_values(activation, C_b, C_W, gram, K, V):
     assert torch.allclose(last.mean[[0, 0, 1], [0, 1, 1]], torch.tensor(K).double(), rtol=0.005)
     allowed = 3.5 * last.vertex_error + 0.02 * V  # the next order in 1/n
     assert bool(((last.vertex - V).abs() < allowed).all())
-    assert not bool(
-        ((last.vertex.flip(0) - V).abs() < allowed).all()
-    )  # negative control: pairs in another order
+    assert not bool(((last.vertex.flip(0) - V).abs() < allowed).all())  # negative control: pairs in another order
 
 
 @pytest.mark.slow

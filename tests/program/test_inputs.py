@@ -236,9 +236,7 @@ def test_refused_values_of_a_batch() -> None:
 
 
 def test_call_that_does_not_fit_the_signature() -> None:
-    with refused(
-        "forward of TwoInputs takes (x, attention_mask)", "did you mean 'attention_mask' for 'atention_mask'"
-    ):
+    with refused("forward of TwoInputs takes (x, attention_mask)", "did you mean 'attention_mask' for 'atention_mask'"):
         validate(TwoInputs(), (X,), {"atention_mask": X})
     with refused("forward of Sequential takes (input)", "2 positional"):
         validate(mlp(), (X, X), {})

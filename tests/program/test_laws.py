@@ -66,9 +66,7 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("build", "kind", "random", "second"), [c[1:] for c in LAWS], ids=[c[0] for c in LAWS]
-)
+@pytest.mark.parametrize(("build", "kind", "random", "second"), [c[1:] for c in LAWS], ids=[c[0] for c in LAWS])
 def test_kind_and_moments(build, kind, random, second):
     tensor = build()
     law = read_law(tensor, fan_in=7, name="w")
@@ -129,9 +127,7 @@ def test_blocks_of_different_scale_are_an_init_law(width):
     law = read_law(fused, fan_in=64)
     assert (law.trained, law.random) == (False, True)
     assert "3 blocks of rows" in law.reason
-    fused *= torch.linspace(0.5, 2, 3 * width)[torch.randperm(3 * width)][
-        :, None
-    ]  # negative control: no blocks here
+    fused *= torch.linspace(0.5, 2, 3 * width)[torch.randperm(3 * width)][:, None]  # negative control: no blocks here
     assert read_law(fused, fan_in=64).trained
 
 

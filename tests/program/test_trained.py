@@ -145,9 +145,7 @@ def test_gpt2_that_has_halved_its_loss_is_recognised():
     ids = torch.randint(128, (8, 32))
 
     def loss(m: nn.Module) -> torch.Tensor:
-        return F.cross_entropy(
-            m(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
-        )
+        return F.cross_entropy(m(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
     before = float(loss(model).detach())
     train(model, loss, 25, 3e-3)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from leadline.rules import RULES, Context, State
 from leadline.rules.expr import scaled
 from leadline.testing.conformance import ConformanceError, check_rule
-from torch import Tensor, nn
 
 
 def vectors() -> Tensor:

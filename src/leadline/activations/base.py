@@ -150,9 +150,7 @@ class Activation:
             )
         return moments.evaluate(hook, K)
 
-    def dual(
-        self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float = 1e-10
-    ) -> Tensor:
+    def dual(self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float = 1e-10) -> Tensor:
         """<sigma(z_a) sigma(z_b)>, elementwise.
 
         Args:
@@ -229,9 +227,7 @@ class Activation:
         if closed is not None:
             return closed
         f = self.derivative if derivative else self.fn
-        return mean_product(
-            f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
-        )
+        return mean_product(f, a, c, b, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative))
 
     def _pair_values(
         self, Kaa: Tensor | float, Kab: Tensor | float, Kbb: Tensor | float, rtol: float, derivative: bool
@@ -251,18 +247,14 @@ class Activation:
             ValueError: K is not square or not a covariance, or sigma jumps and derivatives are asked for.
         """
         if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
-            raise ValueError(
-                f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)"
-            )
+            raise ValueError(f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)")
         if derivative:
             moments.refuse_jumps(self.name, self.jumps, "<sigma'_a sigma'_b>")
         diagonal = K.diagonal(dim1=-2, dim2=-1)
         hook = self._dual_derivative if derivative else self._dual
         if hook(Pair.of(diagonal[..., :1], diagonal[..., :1] * 0, diagonal[..., :1])) is None:
             f = self.derivative if derivative else self.fn
-            return mean_product_gram(
-                f, K, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative)
-            )
+            return mean_product_gram(f, K, kinks=self.kinks, rtol=max(rtol, self.rtol), near=self._near(derivative))
         closed = hook(Pair.of(diagonal[..., :, None], K, diagonal[..., None, :]))
         value = torch.as_tensor(closed)
         moment = self.derivative_moment if derivative else self.second_moment
@@ -309,9 +301,7 @@ class Activation:
 
     def _second_moment_curvature(self, K: Tensor) -> Expectation | Tensor:
         if self.closed_second_moment:
-            return moments.slope_of_closed_form(
-                lambda k: moments.slope_of_closed_form(self._second_moment, k), K
-            )
+            return moments.slope_of_closed_form(lambda k: moments.slope_of_closed_form(self._second_moment, k), K)
         return moments.second_moment_curvature(self.fn, self.derivative, K, self.kinks, self.jumps, self.rtol)
 
     def _dual(self, pair: Pair) -> Tensor | None:

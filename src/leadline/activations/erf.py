@@ -27,9 +27,7 @@ class Erf(Activation):
     closed_second_moment = True
 
     def __init__(self) -> None:
-        super().__init__(
-            torch.erf, name="erf", derivative=lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z)
-        )
+        super().__init__(torch.erf, name="erf", derivative=lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z))
 
     def _mean(self, K: Tensor) -> Tensor:
         return torch.zeros_like(K)

@@ -60,9 +60,7 @@ class GaussianBump(Activation):
     closed_second_moment = True
 
     def __init__(self) -> None:
-        super().__init__(
-            lambda z: torch.exp(-z * z), name="gaussian", derivative=lambda z: -2 * z * torch.exp(-z * z)
-        )
+        super().__init__(lambda z: torch.exp(-z * z), name="gaussian", derivative=lambda z: -2 * z * torch.exp(-z * z))
 
     def _mean(self, K: Tensor) -> Tensor:
         return (1 + 2 * K).rsqrt()

@@ -61,9 +61,7 @@ class Gelu(Activation):
     def _dual_derivative(self, pair: Pair) -> Tensor:
         d, w, ratio, n = _ingredients(pair)
         root = d.sqrt()
-        return 0.25 + (w + pair.c / root + 2 * pair.c * ratio / root + n * pair.c / (d * root)) / (
-            2 * math.pi
-        )
+        return 0.25 + (w + pair.c / root + 2 * pair.c * ratio / root + n * pair.c / (d * root)) / (2 * math.pi)
 
 
 def _slope(z: Tensor) -> Tensor:
@@ -84,9 +82,7 @@ def _ingredients(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def gelu_tanh() -> Activation:
     r"""GELU's tanh approximation, :math:`\tfrac12 z[1 + \tanh(\sqrt{2/\pi}(z + 0.044715 z^3))]`."""
-    return Activation(
-        lambda z: functional.gelu(z, approximate="tanh"), name="gelu_tanh", derivative=_tanh_slope
-    )
+    return Activation(lambda z: functional.gelu(z, approximate="tanh"), name="gelu_tanh", derivative=_tanh_slope)
 
 
 def _tanh_slope(z: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ def _interpolant(
         nodes = compute(chebyshev_points(size, low, high, K.device).exp())
         cheb = chebyshev_transform(size, K.device) @ nodes.value
         miss = float(cheb[-max(3, size // 8) :].abs().sum())
-        floor = nodes.error.max() + rtol * torch.maximum(
-            nodes.value.abs().min(), 1e-4 * nodes.value.abs().max()
-        )
+        floor = nodes.error.max() + rtol * torch.maximum(nodes.value.abs().min(), 1e-4 * nodes.value.abs().max())
         if miss <= float(floor):
             value = torch.cat([cheb @ chebyshev_matrix(k, size, low, high) for k in K.log().split(_MANY)])
             return Expectation(value, torch.full_like(value, miss + float(nodes.error.max())))
@@ -220,9 +218,7 @@ def flat_fraction(df: Pointwise, K: Tensor | float, tol: float) -> Tensor:
         excess = slope - tol * top
         flat = (excess < 0) | (top == 0)
         left, right = excess[:, :-1], excess[:, 1:]
-        part = torch.where(left == right, 0.5, left / torch.where(left == right, 1.0, left - right)).clamp(
-            0, 1
-        )
+        part = torch.where(left == right, 0.5, left / torch.where(left == right, 1.0, left - right)).clamp(0, 1)
         steep = (right - left).abs() > 0.5 * top
         cross = x[:-1] + torch.where(steep, 0.5, part) * (x[1:] - x[:-1])
         cdf, at = upper_tail(-x), upper_tail(-cross)

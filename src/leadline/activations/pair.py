@@ -47,8 +47,4 @@ class Pair:
 
     def determinant(self, shift: float, scale: float = 1.0) -> Tensor:
         """(shift + scale a)(shift + scale b) - (scale c)^2 without cancellation."""
-        return (
-            shift * shift
-            + shift * scale * (self.a + self.b)
-            + scale * scale * self.a * self.b * self.complement
-        )
+        return shift * shift + shift * scale * (self.a + self.b) + scale * scale * self.a * self.b * self.complement

@@ -80,9 +80,7 @@ class PiecewisePolynomial(Activation):
     def _derivative_mean(self, K: Tensor) -> Expectation:
         _, jumps = self._map(lambda p: p)
         smooth = _moment(*self._map(poly.polyder), K)
-        delta = sum(
-            (s * float(poly.polyval(k, p)) * _density(k, K) for k, s, p in jumps), torch.zeros_like(K)
-        )
+        delta = sum((s * float(poly.polyval(k, p)) * _density(k, K) for k, s, p in jumps), torch.zeros_like(K))
         return Expectation(smooth.value + delta, smooth.error + 4 * _EPS * delta.abs())
 
     def _derivative_moment(self, K: Tensor) -> Expectation | Tensor:
@@ -173,9 +171,7 @@ def _moment(inside: np.ndarray, jumps: Sequence[Jump], K: Tensor) -> Expectation
     return Expectation(value, 8 * _EPS * size)
 
 
-def _product(
-    inside: np.ndarray, jumps: Sequence[Jump], ka: Tensor, rho: Tensor, kb: Tensor
-) -> tuple[Tensor, Tensor]:
+def _product(inside: np.ndarray, jumps: Sequence[Jump], ka: Tensor, rho: Tensor, kb: Tensor) -> tuple[Tensor, Tensor]:
     """Mean product of one piecewise polynomial at two points, and its rounding error."""
     sa, sb = ka.sqrt(), kb.sqrt()
     # The polynomial inside is a jump at minus infinity.

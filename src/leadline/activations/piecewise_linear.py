@@ -89,15 +89,11 @@ class PiecewiseLinear(Activation):
 
 def _name(plus: float, minus: float) -> str:
     known = {(1.0, 1.0): "identity", (1.0, 0.0): "relu", (1.0, -1.0): "abs"}
-    return known.get((plus, minus)) or (
-        f"leaky_relu({minus:g})" if plus == 1 else f"linear({plus:g},{minus:g})"
-    )
+    return known.get((plus, minus)) or (f"leaky_relu({minus:g})" if plus == 1 else f"linear({plus:g},{minus:g})")
 
 
 def _from_slopes(fn: Callable[[Tensor], Tensor]) -> Activation | None:
-    plus, minus = (
-        float(v) for v in fn(torch.tensor([1.0, -1.0], dtype=torch.float64)) * torch.tensor([1.0, -1.0])
-    )
+    plus, minus = (float(v) for v in fn(torch.tensor([1.0, -1.0], dtype=torch.float64)) * torch.tensor([1.0, -1.0]))
     return PiecewiseLinear(plus, minus) if math.isfinite(plus) and math.isfinite(minus) else None
 
 

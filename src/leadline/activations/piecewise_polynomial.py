@@ -38,9 +38,7 @@ def _hardsigmoid(inplace: bool = False) -> Activation:
 
 def _hardswish(inplace: bool = False) -> Activation:
     middle = (0.0, 0.5, 1 / 6)
-    return PiecewisePolynomial(
-        lambda z: z * (z + 3).clamp(0.0, 6.0) / 6, (-3.0, 3.0), (_ZERO, middle, _Z), "hardswish"
-    )
+    return PiecewisePolynomial(lambda z: z * (z + 3).clamp(0.0, 6.0) / 6, (-3.0, 3.0), (_ZERO, middle, _Z), "hardswish")
 
 
 def _softshrink(lambd: float = 0.5) -> Activation:
@@ -63,9 +61,7 @@ def _hardshrink(lambd: float = 0.5) -> Activation:
 
 def _threshold(threshold: float, value: float, inplace: bool = False) -> Activation:
     at, low = float(threshold), float(value)
-    return PiecewisePolynomial(
-        lambda z: torch.where(z > at, z, low), (at,), ((low,), _Z), f"threshold({at:g},{low:g})"
-    )
+    return PiecewisePolynomial(lambda z: torch.where(z > at, z, low), (at,), ((low,), _Z), f"threshold({at:g},{low:g})")
 
 
 def _step() -> Activation:
@@ -77,9 +73,7 @@ def _sign() -> Activation:
 
 
 def _relu_squared() -> Activation:
-    return PiecewisePolynomial(
-        lambda z: z.clamp_min(0) ** 2, (0.0,), (_ZERO, (0.0, 0.0, 1.0)), "relu_squared"
-    )
+    return PiecewisePolynomial(lambda z: z.clamp_min(0) ** 2, (0.0,), (_ZERO, (0.0, 0.0, 1.0)), "relu_squared")
 
 
 def _square(power: int = 2) -> Activation:

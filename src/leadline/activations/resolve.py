@@ -43,14 +43,11 @@ def activation(obj: Any, *, kinks: Sequence[float] | None = None, name: str | No
     if found is None:
         if not callable(obj):
             raise TypeError(
-                f"cannot read an activation from {type(obj).__name__}; "
-                "pass a module, a function, a name or a callable"
+                f"cannot read an activation from {type(obj).__name__}; pass a module, a function, a name or a callable"
             )
         found = _from_callable(obj, kinks, name)
     elif kinks is not None and not isinstance(obj, Activation):
-        found = Activation(
-            found.fn, name=found.name, kinks=kinks, jumps=found.jumps, derivative=found.derivative
-        )
+        found = Activation(found.fn, name=found.name, kinks=kinks, jumps=found.jumps, derivative=found.derivative)
     if name is not None and not isinstance(obj, Activation):
         found.name = name
     return found
@@ -83,9 +80,7 @@ def _function(obj: Any) -> Callable[..., Activation] | None:
         return None
 
 
-def _from_callable(
-    obj: Callable[[Tensor], Tensor], kinks: Sequence[float] | None, name: str | None
-) -> Activation:
+def _from_callable(obj: Callable[[Tensor], Tensor], kinks: Sequence[float] | None, name: str | None) -> Activation:
     fn, precision = in_float64(obj)
     if kinks is None:
         same = match(fn, (template(fn) for template in REGISTRY.templates), precision)

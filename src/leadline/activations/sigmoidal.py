@@ -85,9 +85,7 @@ def _arctan() -> Activation:
 
 
 def _softsign() -> Activation:
-    return Activation(
-        functional.softsign, name="softsign", kinks=(0.0,), derivative=lambda z: (1 + z.abs()) ** -2
-    )
+    return Activation(functional.softsign, name="softsign", kinks=(0.0,), derivative=lambda z: (1 + z.abs()) ** -2)
 
 
 register(
@@ -108,6 +106,4 @@ register(("mish",), _mish, modules={nn.Mish: lambda _: _mish()}, functions=(func
 register(("tanhshrink",), _tanhshrink, modules={nn.Tanhshrink: lambda _: _tanhshrink()},
          functions=(functional.tanhshrink,))  # fmt: skip
 register(("arctan", "atan"), _arctan, functions=(torch.atan, torch.arctan))
-register(
-    ("softsign",), _softsign, modules={nn.Softsign: lambda _: _softsign()}, functions=(functional.softsign,)
-)
+register(("softsign",), _softsign, modules={nn.Softsign: lambda _: _softsign()}, functions=(functional.softsign,))

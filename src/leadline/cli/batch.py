@@ -60,14 +60,10 @@ def load_targets(path: str | Path) -> Tensor:
     args, kwargs = load_batch(path)
     found = list(tensors_in([*args, *kwargs.values()]))
     if len(found) != 1:
-        raise UserError(
-            f"targets file {_name(path)} holds {len(found)} tensors, expected one: save the targets alone."
-        )
+        raise UserError(f"targets file {_name(path)} holds {len(found)} tensors, expected one: save the targets alone.")
     targets = found[0][1]
     if targets.numel() == 0:
-        raise UserError(
-            f"targets file {_name(path)} holds an empty tensor of shape {tuple(targets.shape)}: save some."
-        )
+        raise UserError(f"targets file {_name(path)} holds an empty tensor of shape {tuple(targets.shape)}: save some.")
     if targets.is_floating_point() and not bool(targets.isfinite().all()):
         raise UserError(
             f"targets file {_name(path)} ({describe_tensor(targets)}) holds NaN or infinite values, "

@@ -203,8 +203,7 @@ def _check_call(builder: Any, attribute: str, path: Path, config: Mapping[str, A
     for key in config:
         if key not in names and not takes_any:
             raise UserError(
-                f"builder '{plain(attribute)}' of {_name(path)} takes no argument '{plain(key)}': "
-                f"{near(key, names)}."
+                f"builder '{plain(attribute)}' of {_name(path)} takes no argument '{plain(key)}': {near(key, names)}."
             )
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]

@@ -58,7 +58,8 @@ def check(
     image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
     draws: Annotated[
-        int | None, typer.Option(min=0, help="Re-drawn networks to measure (8, fewer for large ones); 0: this very network.")
+        int | None,
+        typer.Option(min=0, help="Re-drawn networks to measure (8, fewer for large ones); 0: this very network."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     law: Annotated[

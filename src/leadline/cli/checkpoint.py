@@ -67,9 +67,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> CheckpointReport:
     try:
         model.load_state_dict(given, strict=False)
     except Exception as error:  # hooks of the model's own may raise anything
-        raise UserError(
-            f"{shown} could not be loaded ({one_line(error)}): check that it is of this model."
-        ) from error
+        raise UserError(f"{shown} could not be loaded ({one_line(error)}): check that it is of this model.") from error
     return CheckpointReport(plain(file.name), len(given), container, stripped, ignored, cast)
 
 
@@ -98,9 +96,7 @@ def _state_dict(loaded: Any, shown: str) -> tuple[dict[str, Any], str | None]:
     return dict(loaded), container
 
 
-def _unwrap(
-    given: dict[str, Any], own: Mapping[str, Any], shown: str
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _unwrap(given: dict[str, Any], own: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the prefixes of wrappers off names that the model does not have."""
     stripped: list[str] = []
     result: dict[str, Any] = {}
@@ -140,9 +136,7 @@ def _check_names(shown: str, given: Mapping[str, Any], own: Mapping[str, Any]) -
             parts.append(f"lacks {len(missing)} of the model's {len(own)} names ({_list(missing)})")
         if unknown:
             parts.append(f"has {len(unknown)} that the model has not ({_list(unknown)})")
-        raise UserError(
-            f"{shown} {' and '.join(parts)}: build the model with the settings it was trained with."
-        )
+        raise UserError(f"{shown} {' and '.join(parts)}: build the model with the settings it was trained with.")
 
 
 def _check_values(shown: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, ...]:
@@ -150,8 +144,7 @@ def _check_values(shown: str, given: Mapping[str, Any], own: Mapping[str, Any]) 
     differ = [n for n, (got, wanted) in pairs.items() if got.shape != wanted.shape]
     if differ:
         listed = "; ".join(
-            f"'{plain(n)}' got {tuple(pairs[n][0].shape)}, expected {tuple(pairs[n][1].shape)}"
-            for n in differ[:_SHOWN]
+            f"'{plain(n)}' got {tuple(pairs[n][0].shape)}, expected {tuple(pairs[n][1].shape)}" for n in differ[:_SHOWN]
         )
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise UserError(

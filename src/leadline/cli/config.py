@@ -34,9 +34,7 @@ def parse_config(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     if len(text) > _LONGEST:
-        raise UserError(
-            f"the config is {len(text)} characters long, expected at most {_LONGEST}: shorten it."
-        )
+        raise UserError(f"the config is {len(text)} characters long, expected at most {_LONGEST}: shorten it.")
     config: dict[str, Any] = {}
     for name, value in _settings(text):
         if name in config:

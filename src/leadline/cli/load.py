@@ -16,10 +16,7 @@ from leadline.program.inputs import device_from, split_batch
 __all__ = ["Loaded", "load_target", "to_device"]
 
 _TYPE_PREFIX = "transformers:"
-_FORMS = (
-    "name FILE.py:NAME, where NAME is a function that returns the model or (model, batch), or "
-    "transformers:TYPE"
-)
+_FORMS = "name FILE.py:NAME, where NAME is a function that returns the model or (model, batch), or transformers:TYPE"
 
 
 @dataclass(frozen=True)

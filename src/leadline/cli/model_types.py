@@ -75,9 +75,7 @@ def build_type(
         settings, attention = configuration(kind, model_type, config)
         model = _build(auto, model_type, settings, attention, seed)
         model.eval()
-        inputs = draw_inputs(
-            model, model_type, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed
-        )
+        inputs = draw_inputs(model, model_type, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed)
     return model, inputs
 
 
@@ -85,13 +83,10 @@ def _check_type(model_type: str) -> None:
     shown = plain(model_type)
     how = "name a model type such as transformers:gpt2, or build the model in a file of your own"
     if "://" in model_type:
-        raise UserError(
-            f"'transformers:{shown}' is a URL, expected a model type, as nothing is downloaded: {how}."
-        )
+        raise UserError(f"'transformers:{shown}' is a URL, expected a model type, as nothing is downloaded: {how}.")
     if "/" in model_type or "\\" in model_type or model_type.startswith((".", "~")):
         raise UserError(
-            f"'transformers:{shown}' is a hub id or a path, expected a model type, as nothing is "
-            f"downloaded: {how}."
+            f"'transformers:{shown}' is a hub id or a path, expected a model type, as nothing is downloaded: {how}."
         )
     if not re.fullmatch(r"[\w.-]+", model_type):
         raise UserError(f"'transformers:{shown}' is no name of a model type: {how}.")
@@ -140,8 +135,7 @@ def _build(auto: Any, model_type: str, settings: Any, attention: str | None, see
         ) from error
     except (Exception, SystemExit) as error:  # each model checks in its own way, some need more libraries
         raise UserError(
-            f"transformers could not build '{model_type}' from this config ({reason(error)}): change these "
-            "values."
+            f"transformers could not build '{model_type}' from this config ({reason(error)}): change these values."
         ) from error
     return built
 

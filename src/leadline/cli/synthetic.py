@@ -56,9 +56,7 @@ def draw_inputs(
     takes = set(inspect.signature(model.forward).parameters)
     main = str(getattr(model, "main_input_name", "input_ids"))
     if main not in takes:
-        main = next(
-            (n for n in ("input_ids", "pixel_values", "input_features", "input_values") if n in takes), main
-        )
+        main = next((n for n in ("input_ids", "pixel_values", "input_features", "input_values") if n in takes), main)
     names = [main]
     two_towers = {"text_config", "vision_config"} <= set(getattr(config, "sub_configs", {}))
     if two_towers and {"input_ids", "pixel_values"} <= takes and not _is_generator(model):
@@ -127,9 +125,7 @@ def _ids(config: Any, name: str, seq: int | None, batch: int, generator: torch.G
     allowed[[i for i in reserved if isinstance(i, int) and 0 <= i < len(allowed)]] = False
     vocabulary = allowed.nonzero().flatten()
     if len(vocabulary) == 0:
-        raise UserError(
-            f"vocab_size is {text.vocab_size}, expected a token besides padding: raise it with --config."
-        )
+        raise UserError(f"vocab_size is {text.vocab_size}, expected a token besides padding: raise it with --config.")
     return vocabulary[torch.randint(len(vocabulary), (batch, length), generator=generator)]
 
 

@@ -53,15 +53,13 @@ def _check_settings(kind: Any, model_type: str, config: Mapping[str, Any]) -> No
     for name in _keys(config):
         if name.startswith("_") or name in _REMOTE:
             raise UserError(
-                f"config '{plain(name)}' is refused, as nothing is downloaded and no remote code run: "
-                "leave it out."
+                f"config '{plain(name)}' is refused, as nothing is downloaded and no remote code run: leave it out."
             )
     for name, value in config.items():
         shown = plain(name)
         if name not in known:
             raise UserError(
-                f"'{model_type}' has no config '{shown}' (got {shown}={plain(repr(value))}): "
-                f"{near(name, known)}."
+                f"'{model_type}' has no config '{shown}' (got {shown}={plain(repr(value))}): {near(name, known)}."
             )
         if any("/" in text or "\\" in text for text in _strings(value)):
             raise UserError(

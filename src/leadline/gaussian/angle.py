@@ -63,15 +63,11 @@ def near_parallel(
     return Expectation(value, error)
 
 
-def _direct(
-    f: Pointwise, ka: Tensor, rho: Tensor, kb: Tensor, kinks: Sequence[float], rtol: float
-) -> Expectation:
+def _direct(f: Pointwise, ka: Tensor, rho: Tensor, kb: Tensor, kinks: Sequence[float], rtol: float) -> Expectation:
     return expectation2(f, f, ka, rho * (ka * kb).sqrt(), kb, kinks_f=kinks, kinks_g=kinks, rtol=rtol)
 
 
-def _angle_table(
-    f: Pointwise, k: float, rho: Tensor, kinks: Sequence[float], rtol: float
-) -> Expectation | None:
+def _angle_table(f: Pointwise, k: float, rho: Tensor, kinks: Sequence[float], rtol: float) -> Expectation | None:
     """One common variance: Chebyshev table over the angles present, its nodes by adaptive quadrature."""
     angle = torch.acos(rho)
     low, high = float(angle.min()), float(angle.max())
@@ -102,9 +98,7 @@ def _table(
     while i < len(sizes) and j < len(_ANGLES):
         p, q = sizes[i], _ANGLES[j]
         variances = chebyshev_points(p, bottom, top, rho.device).exp()
-        values = torch.stack(
-            [_pairs(f, variances, float(t)) for t in chebyshev_points(q, start, stop, rho.device)]
-        )
+        values = torch.stack([_pairs(f, variances, float(t)) for t in chebyshev_points(q, start, stop, rho.device)])
         energy = _pairs(f, variances, 0.0).diagonal()
         cv, ca = chebyshev_transform(p, rho.device), chebyshev_transform(q, rho.device)
         cheb = torch.einsum("qr,pa,sb,rab->qps", ca, cv, cv, values)

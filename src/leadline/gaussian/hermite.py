@@ -89,9 +89,7 @@ def hermite_coefficients(
     return series.coefficients.reshape(*K.shape, order + 1).to(K.dtype)
 
 
-def hermite_series(
-    f: Callable[[Tensor], Tensor], K: Tensor, order: int, kinks: Sequence[float] = ()
-) -> HermiteSeries:
+def hermite_series(f: Callable[[Tensor], Tensor], K: Tensor, order: int, kinks: Sequence[float] = ()) -> HermiteSeries:
     """As ``hermite_coefficients`` for a flat K, with the second moment found on the same nodes.
 
     One grid of x serves every variance, so the projection is a matrix product; the panels that hold a kink

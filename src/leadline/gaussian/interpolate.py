@@ -74,9 +74,7 @@ def interpolated_series(
         series = hermite_series(f, points.exp(), order, kinks)
         # Columns: the coefficients, the root of their tail, the root of the energy; each relative to the
         # energy.
-        table = torch.cat(
-            [series.coefficients, series.tail[:, -1:].sqrt(), series.energy.sqrt()[:, None]], dim=1
-        )
+        table = torch.cat([series.coefficients, series.tail[:, -1:].sqrt(), series.energy.sqrt()[:, None]], dim=1)
         cheb = chebyshev_transform(size, ka.device) @ table
         miss = cheb[-max(3, size // 8) :, : order + 1].abs().amax(dim=0).norm() / series.energy.sqrt().min()
         if float(miss) <= 0.1 * rtol:

@@ -115,9 +115,7 @@ def weighted_expectation(
     return Expectation(value[inverse].reshape(K.shape), error[inverse].reshape(K.shape)).to(K.dtype)
 
 
-def _with_tails(
-    f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, out: Expectation, rtol: float
-) -> Expectation:
+def _with_tails(f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, out: Expectation, rtol: float) -> Expectation:
     """Add what lies beyond the reach where f grows like an exponential, and the edge of it to the error."""
     for near, far in ((REACH, 24.0), (24.0, 37.0)):
         edge = _edge(f, sd, near)
@@ -139,6 +137,4 @@ def _with_tails(
 def _edge(f: Callable[[Tensor, Tensor], Tensor], sd: Tensor, reach: float) -> Tensor:
     """Size of the integrand per standard deviation at both ends of the reach."""
     z = torch.stack([reach * sd, -reach * sd])
-    return f(z, sd * sd).to(torch.float64).abs().amax(dim=0) * (
-        math.exp(-0.5 * reach**2) / math.sqrt(2 * math.pi)
-    )
+    return f(z, sd * sd).to(torch.float64).abs().amax(dim=0) * (math.exp(-0.5 * reach**2) / math.sqrt(2 * math.pi))

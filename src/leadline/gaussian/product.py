@@ -112,9 +112,7 @@ def mean_product_gram(
         ValueError: K is not square, or is not a covariance.
     """
     if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
-        raise ValueError(
-            f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)"
-        )
+        raise ValueError(f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)")
     near = near or _quadrature(f, kinks)
     m = K.shape[-1]
     flat = K.detach().reshape(-1, m, m).to(torch.float64)
@@ -155,9 +153,7 @@ def mean_product_gram(
     return Expectation(value.reshape(K.shape), error.reshape(K.shape)).to(K.dtype)
 
 
-def _series(
-    f: Callable[[Tensor], Tensor], K: Tensor, kinks: Sequence[float], top: float, rtol: float
-) -> HermiteSeries:
+def _series(f: Callable[[Tensor], Tensor], K: Tensor, kinks: Sequence[float], top: float, rtol: float) -> HermiteSeries:
     """The shortest series whose tail bound meets rtol at the largest |rho|, or the longest one there is."""
     for order in _ORDERS:
         series = hermite_series(f, K, order, kinks)

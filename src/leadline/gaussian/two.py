@@ -37,9 +37,7 @@ def correlation(Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> Tensor:
     a, c, b = (t.detach().to(torch.float64) for t in (Kaa, Kab, Kbb))
     if bool((a < 0).any()) or bool((b < 0).any()):
         worst = min(float(a.min()), float(b.min()))
-        raise ValueError(
-            f"variances must be >= 0, got {worst:.6g}; pass a covariance, or clamp rounding errors to 0"
-        )
+        raise ValueError(f"variances must be >= 0, got {worst:.6g}; pass a covariance, or clamp rounding errors to 0")
     scale = a.sqrt() * b.sqrt()
     rho = torch.where(scale > 0, c / torch.where(scale > 0, scale, 1.0), 0.0)
     # Equal points have correlation 1 exactly: its rounding would cost half the digits of an angle.
@@ -136,9 +134,7 @@ def _nested(
     bound = 1e30
     ends = breakpoints(sa, kinks_f, images.clamp(-bound, bound) if images.numel() else None)
     ladder = [0.75 * 2.0**j for j in range(40) if 0.75 * 2.0**j < _INNER_REACH * float(tau.max())]
-    cuts = torch.cat(
-        [torch.tensor([*ladder, *(-v for v in ladder)], dtype=torch.float64, device=sa.device), kink_g]
-    )
+    cuts = torch.cat([torch.tensor([*ladder, *(-v for v in ladder)], dtype=torch.float64, device=sa.device), kink_g])
 
     def conditional(z: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         value, error = conditional_mean(g, slope[row] * z, tau[row].expand_as(z), cuts)
@@ -152,9 +148,7 @@ def _nested(
     return Expectation(out.value, out.error + edge)
 
 
-def conditional_mean(
-    g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor
-) -> tuple[Tensor, Tensor]:
+def conditional_mean(g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of g(mean + tau y) over standard normal y, with its error estimate.
 
     Args:
@@ -168,10 +162,7 @@ def conditional_mean(
     count = 15 * (13 + cuts.numel())
     step = max(1, _INNER_POINTS // count)
     flat_mean, flat_tau = mean.reshape(-1), tau.reshape(-1)
-    pieces = [
-        _panels(g, flat_mean[i : i + step], flat_tau[i : i + step], cuts)
-        for i in range(0, mean.numel(), step)
-    ]
+    pieces = [_panels(g, flat_mean[i : i + step], flat_tau[i : i + step], cuts) for i in range(0, mean.numel(), step)]
     if not pieces:
         return torch.empty_like(mean), torch.empty_like(mean)
     return tuple(torch.cat(p).reshape(mean.shape) for p in zip(*pieces, strict=True))  # type: ignore[return-value]
@@ -179,9 +170,7 @@ def conditional_mean(
 
 def _panels(g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
     x, wk, wg = kronrod(mean.device)
-    grid = torch.arange(
-        -_INNER_REACH, _INNER_REACH + 1e-9, _INNER_STEP, dtype=torch.float64, device=mean.device
-    )
+    grid = torch.arange(-_INNER_REACH, _INNER_REACH + 1e-9, _INNER_STEP, dtype=torch.float64, device=mean.device)
     ends = grid.expand(*mean.shape, -1)
     if cuts.numel():
         moved = (cuts - mean[..., None]) / tau.clamp_min(1e-300)[..., None]
@@ -196,7 +185,5 @@ def _panels(g: Callable[[Tensor], Tensor], mean: Tensor, tau: Tensor, cuts: Tens
     ratio = (200 * diff / spread.clamp_min(1e-300)).clamp_max(1.0)
     err = torch.where(spread > 0, spread * ratio**1.5, diff)
     outside = math.exp(-0.5 * _INNER_REACH**2) / math.sqrt(2 * math.pi)
-    edge = (g(mean - _INNER_REACH * tau).abs() + g(mean + _INNER_REACH * tau).abs()).to(
-        torch.float64
-    ) * outside
+    edge = (g(mean - _INNER_REACH * tau).abs() + g(mean + _INNER_REACH * tau).abs()).to(torch.float64) * outside
     return fine.sum(dim=-1), err.sum(dim=-1) + edge

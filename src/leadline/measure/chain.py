@@ -50,9 +50,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1:
-            raise ValueError(
-                f"got widths {self.widths}: give two or more (inputs first, outputs last), each positive."
-            )
+            raise ValueError(f"got widths {self.widths}: give two or more (inputs first, outputs last), each positive.")
         if len(self.activations) not in (self.depth - 1, self.depth):
             raise ValueError(
                 f"got {len(self.activations)} activations for {self.depth} layers: "
@@ -60,9 +58,7 @@ class Chain:
             )
         for name, values in (("C_W", self.C_W), ("C_b", self.C_b)):
             if len(values) != self.depth:
-                raise ValueError(
-                    f"got {len(values)} values of {name} for {self.depth} layers: give one a layer."
-                )
+                raise ValueError(f"got {len(values)} values of {name} for {self.depth} layers: give one a layer.")
             if not all(math.isfinite(v) and v >= 0 for v in values):
                 raise ValueError(f"got {name} = {values}: a variance is finite and not negative.")
         if not self.steps:

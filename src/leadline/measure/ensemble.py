@@ -104,9 +104,7 @@ def ensemble(
     """
     x = _checked(chain, inputs)
     if networks < 2 or (chunk is not None and chunk < 1):
-        raise ValueError(
-            f"got networks={networks}, chunk={chunk}: take 2 networks or more, in chunks of 1 or more."
-        )
+        raise ValueError(f"got networks={networks}, chunk={chunk}: take 2 networks or more, in chunks of 1 or more.")
     m = x.shape[0]
     chunk = chunk or max(1, _CHUNK_ENTRIES // (max(chain.widths[1:]) * m))
     generator = torch.Generator(device=x.device).manual_seed(seed)

@@ -81,9 +81,7 @@ class Redrawer:
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ValueError(f"parameter {name!r} is not initialized: run the model once on a batch.")
             if parameter.device.type == "meta":
-                raise ValueError(
-                    f"parameter {name!r} is on the meta device: build the model with real weights."
-                )
+                raise ValueError(f"parameter {name!r} is on the meta device: build the model with real weights.")
         self._ties = tied_parameters(model)
         self._parameters = {name: p.detach() for name, p in model.named_parameters()}
         self._buffers = {name: b.detach() for name, b in model.named_buffers(remove_duplicate=False)}
@@ -109,10 +107,7 @@ class Redrawer:
 
     def _plan(self) -> dict[str, Route]:
         trial = dict(self._twin.named_parameters())
-        return {
-            name: _route(self._laws[name], value, trial[name].detach())
-            for name, value in self._parameters.items()
-        }
+        return {name: _route(self._laws[name], value, trial[name].detach()) for name, value in self._parameters.items()}
 
     def draw(self, seed: int) -> dict[str, Tensor]:
         """Draw one state.
@@ -189,9 +184,7 @@ def redraw(model: nn.Module, seed: int, *, laws: Mapping[str, Law] | None = None
     return Redrawer(model, laws=laws).draw(seed)
 
 
-def redraw_many(
-    model: nn.Module, seeds: Sequence[int], *, laws: Mapping[str, Law] | None = None
-) -> dict[str, Tensor]:
+def redraw_many(model: nn.Module, seeds: Sequence[int], *, laws: Mapping[str, Law] | None = None) -> dict[str, Tensor]:
     """Draw several states, stacked on a leading axis, with one copy of the model.
 
     Args:

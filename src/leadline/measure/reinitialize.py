@@ -141,7 +141,5 @@ def _walk(
             init_weights(module)
         elif callable(reset):
             reset()
-    except (
-        Exception
-    ) as error:  # a user's initializer may raise anything, and the law is there to fall back on
+    except Exception as error:  # a user's initializer may raise anything, and the law is there to fall back on
         failed[name] = f"{type(error).__name__}: {error}"

@@ -14,4 +14,19 @@ from leadline.program.laws import Law, read_law, tied_parameters
 from leadline.program.step import Program, Ref, Step
 from leadline.program.trace import trace
 
-__all__ = ["Axis", "ExportFailure", "Exported", "Law", "Layout", "Program", "Ref", "Step", "UserError", "batch_from", "read_law", "tied_parameters", "trace", "validate"]
+__all__ = [
+    "Axis",
+    "ExportFailure",
+    "Exported",
+    "Law",
+    "Layout",
+    "Program",
+    "Ref",
+    "Step",
+    "UserError",
+    "batch_from",
+    "read_law",
+    "tied_parameters",
+    "trace",
+    "validate",
+]

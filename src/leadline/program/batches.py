@@ -83,13 +83,9 @@ def _first(loader: Any) -> Any:
             "it: pass what next() returned, or the loader itself."
         )
     if not isinstance(loader, Iterable) or isinstance(loader, (str, bytes, nn.Module)):
-        raise UserError(
-            f"the batch is of type {plain(type(loader).__name__)}, expected {_WAYS}: pass one of these."
-        )
+        raise UserError(f"the batch is of type {plain(type(loader).__name__)}, expected {_WAYS}: pass one of these.")
     owners = (loader, getattr(loader, "sampler", None))
-    generators = [
-        g for g in (getattr(o, "generator", None) for o in owners) if isinstance(g, torch.Generator)
-    ]
+    generators = [g for g in (getattr(o, "generator", None) for o in owners) if isinstance(g, torch.Generator)]
     states = [g.get_state() for g in generators]
     try:
         with preserved_rng():
@@ -128,9 +124,7 @@ def _keyword(key: Any) -> str:
 def _entry(value: Any, name: str) -> Any:
     """A tensor for an array, other values as they are where a call can take them."""
     if isinstance(value, np.ndarray):
-        native = (
-            value.astype(value.dtype.newbyteorder("="), copy=False) if value.dtype.kind in "biufc" else value
-        )
+        native = value.astype(value.dtype.newbyteorder("="), copy=False) if value.dtype.kind in "biufc" else value
         try:
             return torch.as_tensor(native)
         except TypeError as error:
@@ -138,11 +132,7 @@ def _entry(value: Any, name: str) -> Any:
                 f"batch entry {name} is an array of dtype {plain(value.dtype)}, which has no tensor type: "
                 "convert it to numbers such as float32 or int64."
             ) from error
-    numbers = (
-        isinstance(value, (list, tuple))
-        and value
-        and not any(isinstance(v, (Tensor, Mapping)) for v in value)
-    )
+    numbers = isinstance(value, (list, tuple)) and value and not any(isinstance(v, (Tensor, Mapping)) for v in value)
     if numbers or isinstance(value, (str, bytes)):
         raise UserError(
             f"batch entry {name} is a {plain(type(value).__name__)}, expected a tensor: convert it with "

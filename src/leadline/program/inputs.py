@@ -81,9 +81,7 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     try:
         return dict(signature.bind(*args, **kwargs).arguments)
     except TypeError as error:
-        names = [
-            p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
+        names = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         unknown = [k for k in kwargs if k not in names]
         what = f"{near(unknown[0], names)} for '{plain(unknown[0])}'" if unknown else "give it those"
         given = [f"{len(args)} positional", *(f"'{plain(k)}'" for k in list(kwargs)[:6])]

@@ -44,9 +44,7 @@ __all__ = [
 ]
 
 
-def read_law(
-    tensor: Tensor, *, fan_in: int, name: str = "", matrix_shape: tuple[int, int] | None = None
-) -> Law:
+def read_law(tensor: Tensor, *, fan_in: int, name: str = "", matrix_shape: tuple[int, int] | None = None) -> Law:
     r"""Read the init law of a tensor from its entries.
 
     .. math:: C_W = \text{fan-in} \cdot \frac1N \sum_i w_i^2
@@ -69,9 +67,7 @@ def read_law(
     """
     label = f"parameter {name!r}" if name else "the tensor"
     if tensor.device.type == "meta":
-        raise ValueError(
-            f"{label} is on the meta device and has no values: build the model with real weights."
-        )
+        raise ValueError(f"{label} is on the meta device and has no values: build the model with real weights.")
     if tensor.is_complex():
         raise ValueError(f"{label} is complex ({tensor.dtype}): init laws are read from real tensors only.")
     tensor = tensor.detach()
@@ -141,9 +137,7 @@ def _random_law(
     if p_value >= TRAINED_LEVEL:
         return law
     if wide.dim() < 2:
-        return replace(
-            law, kind="structured", reason="its entries follow none of the known laws", p_value=1.0
-        )
+        return replace(law, kind="structured", reason="its entries follow none of the known laws", p_value=1.0)
     parts = None if block is None else _parts(block)
     if parts is not None:
         reason = f"its {parts} follow laws of different scale"

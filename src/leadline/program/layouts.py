@@ -8,7 +8,19 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from leadline.program.axes import CHANNEL, SITE, Atom, Dims, Layout, broadcast_dims, flat, reshape_dims, resolve, set_kind, unify
+from leadline.program.axes import (
+    CHANNEL,
+    SITE,
+    Atom,
+    Dims,
+    Layout,
+    broadcast_dims,
+    flat,
+    reshape_dims,
+    resolve,
+    set_kind,
+    unify,
+)
 
 __all__ = ["bind", "find_layouts", "layout_rule", "short_name"]
 
@@ -46,6 +58,7 @@ def layout_rule(*names: str) -> Callable[[_View], _View]:
         A decorator for a function of (node, arguments by schema name, lookup of an operand's dimensions) that gives the
         dimensions of the output, a list of them for a tuple, or None where the axes are lost.
     """
+
     def register(function: _View) -> _View:
         for name in names:
             _RULES[name] = function
@@ -212,7 +225,10 @@ def _cat(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Di
     parts = [dims(n) for n in a["tensors"]]
     d = a["dim"] % len(parts[0])
     rest = broadcast_dims(
-        [([*p[:d], [], *p[d + 1 :]], [*_shape(n)[:d], 1, *_shape(n)[d + 1 :]]) for p, n in zip(parts, a["tensors"], strict=True)],
+        [
+            ([*p[:d], [], *p[d + 1 :]], [*_shape(n)[:d], 1, *_shape(n)[d + 1 :]])
+            for p, n in zip(parts, a["tensors"], strict=True)
+        ],
         [*_shape(node)[:d], 1, *_shape(node)[d + 1 :]],
     )
     kinds = {leaf.kind for p in parts for atom in p[d] for leaf in atom.leaves()} - {None}
@@ -246,7 +262,9 @@ def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
     for operand in (q, k, v):
         set_kind(operand[-1], CHANNEL)
     # heads and samples of the three are the same axes: repeated key heads (grouped queries) get their kind from here
-    broadcast_dims([(d[:-2], _shape(a[name])[:-2]) for d, name in ((q, "query"), (k, "key"), (v, "value"))], _shape(node)[:-2])
+    broadcast_dims(
+        [(d[:-2], _shape(a[name])[:-2]) for d, name in ((q, "query"), (k, "key"), (v, "value"))], _shape(node)[:-2]
+    )
     unify(k[-2], v[-2])
     return [*q[:-1], v[-1]]
 
@@ -273,8 +291,13 @@ def _norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> D
     return x
 
 
-@layout_rule("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "batch_norm",
-              "_native_batch_norm_legit", "native_batch_norm")
+@layout_rule(
+    "_native_batch_norm_legit_functional",
+    "_native_batch_norm_legit_no_training",
+    "batch_norm",
+    "_native_batch_norm_legit",
+    "native_batch_norm",
+)
 def _batch_norm(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims] | Dims:
     x = dims(a["input"])
     set_kind(x[1], CHANNEL)

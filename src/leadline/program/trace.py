@@ -22,13 +22,28 @@ __all__ = ["trace"]
 
 _CONV = ("conv1d", "conv2d", "conv3d")
 _CONV_T = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_CANONICAL = {**dict.fromkeys(_CONV, "conv"), **dict.fromkeys(_CONV_T, "conv_transpose"), "addmm": "linear", "mm": "linear",
-              "_native_batch_norm_legit_functional": "batch_norm", "_native_batch_norm_legit_no_training": "batch_norm",
-              "native_dropout": "dropout", "view": "reshape", "_unsafe_view": "reshape"}
+_CANONICAL = {
+    **dict.fromkeys(_CONV, "conv"),
+    **dict.fromkeys(_CONV_T, "conv_transpose"),
+    "addmm": "linear",
+    "mm": "linear",
+    "_native_batch_norm_legit_functional": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "native_dropout": "dropout",
+    "view": "reshape",
+    "_unsafe_view": "reshape",
+}
 # argument slots that hold a weight: what feeds only these is computed, not predicted
-_WEIGHT_SLOTS = {"linear": ("weight", "bias"), "conv": ("weight", "bias"), "conv_transpose": ("weight", "bias"),
-                 "embedding": ("weight",), "layer_norm": ("weight", "bias"), "rms_norm": ("weight",),
-                 "group_norm": ("weight", "bias"), "batch_norm": ("weight", "bias", "running_mean", "running_var")}
+_WEIGHT_SLOTS = {
+    "linear": ("weight", "bias"),
+    "conv": ("weight", "bias"),
+    "conv_transpose": ("weight", "bias"),
+    "embedding": ("weight",),
+    "layer_norm": ("weight", "bias"),
+    "rms_norm": ("weight",),
+    "group_norm": ("weight", "bias"),
+    "batch_norm": ("weight", "bias", "running_mean", "running_var"),
+}
 
 
 class _Evaluate(fx.Interpreter):
@@ -47,8 +62,14 @@ class _Evaluate(fx.Interpreter):
         return value
 
 
-def trace(model: nn.Module, x: Any = None, *, law: Mapping[str, Mapping[str, float]] | None = None,
-          args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Program:
+def trace(
+    model: nn.Module,
+    x: Any = None,
+    *,
+    law: Mapping[str, Mapping[str, float]] | None = None,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Program:
     """Read a module as a Program: typed steps, each with its submodule's name, and the law of every parameter.
 
     Args:
@@ -81,8 +102,13 @@ def trace(model: nn.Module, x: Any = None, *, law: Mapping[str, Mapping[str, flo
     return assemble(model, exported, args, kwargs, law or {})
 
 
-def assemble(model: nn.Module, exported: Exported, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-             law: Mapping[str, Mapping[str, float]]) -> Program:
+def assemble(
+    model: nn.Module,
+    exported: Exported,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    law: Mapping[str, Mapping[str, float]],
+) -> Program:
     """Turn an exported graph into typed steps."""
     graph = exported.module.graph
     nodes = tuple(graph.nodes)
@@ -98,12 +124,26 @@ def assemble(model: nn.Module, exported: Exported, args: tuple[Any, ...], kwargs
     groups = fuse(view)
     scalars = {**evaluate.values, **{n.name: value for n, value in slopes.items()}}
     layouts = find_layouts(graph)
-    vectors = frozenset(n for n in weights if short_name(n) != "embedding" and all(a.kind == "channel" for d in layouts[n.name] for dim in d for a in dim))
+    vectors = frozenset(
+        n
+        for n in weights
+        if short_name(n) != "embedding" and all(a.kind == "channel" for d in layouts[n.name] for dim in d for a in dim)
+    )
     wanted = _data_side(exported.output, groups, fixed | vectors)
     steps = tuple(_step(n, groups.get(n), layouts, scalars) for n in nodes if n in wanted)
-    return Program(model=model, args=args, kwargs=kwargs, exported=exported, steps=steps,
-                   laws=_laws(model, exported, steps, law), constants=evaluate.values, layouts=layouts,
-                   weight_side=frozenset(n.name for n in weights), output=exported.output.name, training=model.training)
+    return Program(
+        model=model,
+        args=args,
+        kwargs=kwargs,
+        exported=exported,
+        steps=steps,
+        laws=_laws(model, exported, steps, law),
+        constants=evaluate.values,
+        layouts=layouts,
+        weight_side=frozenset(n.name for n in weights),
+        output=exported.output.name,
+        training=model.training,
+    )
 
 
 def _random_nodes(nodes: tuple[fx.Node, ...], exported: Exported) -> set[fx.Node]:
@@ -194,14 +234,29 @@ def _step(node: fx.Node, group: Group | None, layouts: Mapping[str, Any], scalar
     fn = None
     if op == "pointwise":
         fn = compile_chain(given["input"], members, node, scalars)
-    data = [a.name for slot, v in given.items() if not _weights_only(node, slot, op)
-            for a in pytree.tree_leaves(v) if isinstance(a, fx.Node)]
+    data = [
+        a.name
+        for slot, v in given.items()
+        if not _weights_only(node, slot, op)
+        for a in pytree.tree_leaves(v)
+        if isinstance(a, fx.Node)
+    ]
     values = node.meta["val"]
     tensors = [v for v in (values if isinstance(values, (tuple, list)) else [values])]
     shapes = tuple(tuple(int(s) for s in v.shape) if isinstance(v, Tensor) else () for v in tensors)
     wrapped = pytree.tree_map(lambda a: Ref(a.name) if isinstance(a, fx.Node) else a, given)
-    return Step(name=node.name, op=op, layer=_layer(members), node=node, arguments=wrapped, inputs=tuple(dict.fromkeys(data)),
-                layouts=layouts[node.name], shapes=shapes, fn=fn, members=tuple(m.name for m in members))
+    return Step(
+        name=node.name,
+        op=op,
+        layer=_layer(members),
+        node=node,
+        arguments=wrapped,
+        inputs=tuple(dict.fromkeys(data)),
+        layouts=layouts[node.name],
+        shapes=shapes,
+        fn=fn,
+        members=tuple(m.name for m in members),
+    )
 
 
 def _layer(members: tuple[fx.Node, ...]) -> str:
@@ -222,7 +277,9 @@ def _layer(members: tuple[fx.Node, ...]) -> str:
     return ".".join(common)
 
 
-def _laws(model: nn.Module, exported: Exported, steps: tuple[Step, ...], stated: Mapping[str, Mapping[str, float]]) -> dict[str, Law]:
+def _laws(
+    model: nn.Module, exported: Exported, steps: tuple[Step, ...], stated: Mapping[str, Mapping[str, float]]
+) -> dict[str, Law]:
     """Law of every parameter, with the fan-in that its use gives it."""
     fans: dict[str, int] = {}
     for step in steps:
@@ -241,8 +298,12 @@ def weight_fan_in(step: Step, shape: torch.Size | tuple[int, ...]) -> int:
     """Number of input values that one output value of a weighted step sums."""
     if step.op == "embedding":
         return 1
-    return fan_in(shape, op=step.op, transposed=bool(step.arguments.get("transposed", False)),
-                  groups=int(step.arguments.get("groups", 1)))
+    return fan_in(
+        shape,
+        op=step.op,
+        transposed=bool(step.arguments.get("transposed", False)),
+        groups=int(step.arguments.get("groups", 1)),
+    )
 
 
 def _state_laws(model: nn.Module, laws: dict[str, Law], stated: Mapping[str, Mapping[str, float]]) -> dict[str, Law]:
@@ -259,8 +320,8 @@ def _state_laws(model: nn.Module, laws: dict[str, Law], stated: Mapping[str, Map
             if key in values:
                 name = prefix + suffix
                 if name not in laws:
-                    raise UserError(f"law[{module!r}]: the module has no {suffix}, so {key} cannot be stated; leave it out.")
+                    raise UserError(
+                        f"law[{module!r}]: the module has no {suffix}, so {key} cannot be stated; leave it out."
+                    )
                 laws[name] = stated_law(laws[name], values[key])
     return laws
-
-

@@ -27,8 +27,7 @@ def check_model(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"the model is of type {plain(type(model).__name__)}, expected a torch.nn.Module: pass the "
-            "module itself."
+            f"the model is of type {plain(type(model).__name__)}, expected a torch.nn.Module: pass the module itself."
         )
     what = plain(type(model).__name__)
     parameters = dict(model.named_parameters())
@@ -49,8 +48,7 @@ def check_model(model: nn.Module) -> None:
     if len(devices) > 1:
         shown = ", ".join(f"'{plain(n)}' on {d}" for d, n in list(devices.items())[:3])
         raise UserError(
-            f"the parameters are on {len(devices)} devices ({shown}), expected one: move them with "
-            "model.to()."
+            f"the parameters are on {len(devices)} devices ({shown}), expected one: move them with model.to()."
         )
     for name, buffer in model.named_buffers():
         # A buffer may hold -inf on purpose (a causal mask), running statistics may not.
@@ -66,21 +64,16 @@ def check_model(model: nn.Module) -> None:
 def _check_parameter(name: str, parameter: Tensor) -> None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise UserError(
-            f"parameter '{name}' of a lazy module has no shape yet, expected one: run the model on a batch "
-            "once before."
+            f"parameter '{name}' of a lazy module has no shape yet, expected one: run the model on a batch once before."
         )
     if parameter.is_meta:
-        raise UserError(
-            f"parameter '{name}' is on the meta device and holds no values: build the model on cpu."
-        )
+        raise UserError(f"parameter '{name}' is on the meta device and holds no values: build the model on cpu.")
     if parameter.numel() == 0:
         raise UserError(
             f"parameter '{name}' is empty with shape {tuple(parameter.shape)}, expected at least one entry "
             "an axis: give its layer a size above zero."
         )
-    _check_finite(
-        f"parameter '{name}'", parameter, way_out="initialize it again, or load an earlier checkpoint"
-    )
+    _check_finite(f"parameter '{name}'", parameter, way_out="initialize it again, or load an earlier checkpoint")
 
 
 def check_batch(model: nn.Module, named: Mapping[str, Any]) -> None:
@@ -106,8 +99,7 @@ def check_batch(model: nn.Module, named: Mapping[str, Any]) -> None:
             raise UserError(f"{where} is on the meta device and holds no values: build it on {device}.")
         if tensor.numel() == 0:
             raise UserError(
-                f"{where} is empty with shape {tuple(tensor.shape)}, expected at least one entry an axis: "
-                "pass data."
+                f"{where} is empty with shape {tuple(tensor.shape)}, expected at least one entry an axis: pass data."
             )
         if tensor.dim() and tensor.device != device:
             raise UserError(
@@ -115,9 +107,7 @@ def check_batch(model: nn.Module, named: Mapping[str, Any]) -> None:
                 f"with .to('{device}')."
             )
         # An additive attention mask holds -inf by design.
-        _check_finite(
-            where, tensor, allow_infinite="mask" in name or "bias" in name, way_out="clean the data"
-        )
+        _check_finite(where, tensor, allow_infinite="mask" in name or "bias" in name, way_out="clean the data")
 
 
 def tensors_in(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:

@@ -14,7 +14,23 @@ from leadline.rules.context import Context
 from leadline.rules.moments import Moments
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Wave, Weight
 
-__all__ = ["RULES", "Context", "Cotangent", "Fixed", "Moments", "NoRule", "Noise", "Rule", "State", "Value", "Wave", "Weight", "argument", "rule", "rule_for"]
+__all__ = [
+    "RULES",
+    "Context",
+    "Cotangent",
+    "Fixed",
+    "Moments",
+    "NoRule",
+    "Noise",
+    "Rule",
+    "State",
+    "Value",
+    "Wave",
+    "Weight",
+    "argument",
+    "rule",
+    "rule_for",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -28,12 +28,13 @@ class Banded:
         grid: the pairs.
         back: K(q, p) where the kernel is not symmetric.
         comb: whether the kernel may be zero at offsets that a coarser map does not have.
+        centred: whether the sums of its rows over all points are known to be zero.
     """
 
-    __slots__ = ("back", "comb", "grid", "values")
+    __slots__ = ("back", "centred", "comb", "grid", "values")
 
-    def __init__(self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False) -> None:
-        self.values, self.grid, self.back, self.comb = values, grid, back, comb
+    def __init__(self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False, *, centred: bool = False) -> None:
+        self.values, self.grid, self.back, self.comb, self.centred = values, grid, back, comb, centred
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,6 +125,21 @@ class Banded:
             total += partners[number] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
         return (total / P).to(self.values)
 
+    def inner(self, other: Banded) -> Tensor:
+        """Sum over all pairs of the product with another kernel.
+
+        The part of the other that is a sum over rows and columns meets the row sums of this one, so that only what is
+        centred is left to the quadrature: a derivative behind a batch norm has no row sums.
+        """
+        p, q, _ = self.grid.index
+        r = other.row_means()
+        g = r.mean()
+        centred = Banded(other.values - r[p] - r[q] + g, self.grid, comb=other.comb)
+        if self.centred:
+            return (self * centred).sum()
+        rows = self.row_means() * self.grid.points
+        return (self * centred).sum() + 2 * (rows * r).sum() - g * rows.sum()
+
     def quadrature_error(self) -> Tensor:
         """Standard error of :meth:`mean` from how well each offset's mean is foretold by the others'."""
         grid = self.grid
@@ -144,23 +160,25 @@ class Banded:
             out[:, b, a] = (self.values if self.back is None else self.back)[plane * S : (plane + 1) * S]
         return out
 
-    def _with(self, other: Any, f: Callable[[Any, Any], Tensor]) -> Any:
+    def _with(self, other: Any, f: Callable[[Any, Any], Tensor], linear: bool = False) -> Any:
         if isinstance(other, Banded):
             if other.grid is not self.grid:
                 raise ValueError(f"two kernels on different pairs ({other.grid} and {self.grid}) cannot be combined.")
             back = None
             if self.back is not None or other.back is not None:
                 back = f(self.values if self.back is None else self.back, other.values if other.back is None else other.back)
-            return Banded(f(self.values, other.values), self.grid, back, self.comb or other.comb)
+            centred = linear and self.centred and other.centred
+            return Banded(f(self.values, other.values), self.grid, back, self.comb or other.comb, centred=centred)
         if isinstance(other, Tensor) and other.dim() == 2:
             return f(dense(self), other)
-        return Banded(f(self.values, other), self.grid, None if self.back is None else f(self.back, other), self.comb)
+        back = None if self.back is None else f(self.back, other)
+        return Banded(f(self.values, other), self.grid, back, self.comb, centred=self.centred and not linear)
 
     def __add__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a + b)
+        return self._with(other, lambda a, b: a + b, linear=True)
 
     def __sub__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a - b)
+        return self._with(other, lambda a, b: a - b, linear=True)
 
     def __mul__(self, other: Any) -> Any:
         return self._with(other, lambda a, b: a * b)

@@ -13,7 +13,7 @@ __all__ = ["Images", "Offset", "choose_offsets", "half_plane", "interpolation", 
 
 Offset = tuple[int, ...]
 _GOLDEN = 2.399963229728653
-_NEAR = 1  # steps around a site whose offsets are always carried
+_NEAR, _LAST_NEAR = 1, 2  # steps around a site whose offsets are always carried, and those of the coarsest map
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Images:
 
     all_pairs: int = 1500
     each: int = 10
-    last: int = 20
+    last: int = 24
 
 
 def half_plane(sizes: Sequence[int]) -> Tensor:
@@ -87,19 +87,19 @@ def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], ext
         steps = half_plane(size)
         if coarser is not None:
             steps = steps[((steps * torch.tensor(level)) % torch.tensor(coarser) != 0).any(1)]
-        for o in _strata(steps, size, last if coarser is None else each).tolist():
+        for o in _strata(steps, size, *((last, _LAST_NEAR) if coarser is None else (each, _NEAR))).tolist():
             chosen.setdefault(tuple(x * t for x, t in zip(o, level, strict=True)))
     for o in extra:
         chosen.setdefault(o if o > zero else tuple(-x for x in o))
     return list(chosen)
 
 
-def _strata(steps: Tensor, size: Sequence[int], count: int) -> Tensor:
+def _strata(steps: Tensor, size: Sequence[int], count: int, reach: int) -> Tensor:
     """The nearest offsets, then strata by distance with equally many pairs, each at its own direction."""
     if steps.shape[0] <= count:
         return steps
     distance = steps.double().square().sum(1).sqrt()
-    near = steps.abs().amax(1) <= _NEAR
+    near = steps.abs().amax(1) <= reach
     far, distance = steps[~near], distance[~near]
     order = torch.argsort(distance, stable=True)
     far, distance = far[order], distance[order]

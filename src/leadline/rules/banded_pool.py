@@ -198,7 +198,7 @@ class Back:
             if share == 0.0 or self.weights_in[slot] == 0:
                 continue
             inside = planes * shifted(torch.ones_like(planes[:1]), self.into.offsets[slot])
-            kept = planes.sum(axes, keepdim=True) / inside.sum(axes, keepdim=True).clamp_min(1e-30)
+            kept = planes.abs().sum(axes, keepdim=True) / inside.abs().sum(axes, keepdim=True).clamp_min(1e-30)
             rows = slice(self.into.starts[slot], self.into.starts[slot + 1])
             self.values[rows] += inside * kept * (share * self.weights_out[k] / self.weights_in[slot])
 

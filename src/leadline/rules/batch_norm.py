@@ -52,9 +52,14 @@ class BatchNorm(Rule):
             # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
             total, factor = cotangent.total(ctx.moments), scale(step, expr, ctx) * (1 + spread(expr, ctx)) ** 0.5
             if isinstance(total, Banded):
-                return {ref.name: fresh(Centring(total.grid, factor).adjoint(total))}
+                centred = Centring(total.grid, factor).adjoint(total)
+                unit = Centring(total.grid, scale(step, expr, ctx)).kernel(ctx.moments.second(expr))  # type: ignore[arg-type]
+                # the derivative along the channel itself is divided out: its share of the trace, in the channel's own shape
+                return {ref.name: fresh(centred - unit * (centred.inner(unit) / expr.size**2))}
             C = centring(expr.size, ctx)
-            return {ref.name: fresh(C @ total @ C.T * factor**2)}
+            centred = C @ total @ C.T * factor**2
+            unit = C @ ctx.moments.second(expr) @ C.T * scale(step, expr, ctx) ** 2
+            return {ref.name: fresh(centred - unit * ((centred * unit).sum() / expr.size**2))}
         return {ref.name: ctx.through_draws(expr, standardise(step), cotangent)}
 
 

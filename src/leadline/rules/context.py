@@ -133,13 +133,17 @@ class Context:
         """The state's expression at other points: broadcast over axes that it lacks, in the order asked for."""
         index = alignment(state.points, points)
         if index is None:
-            raise NoRule(f"operands on different sites cannot be lined up ({_sizes(state.points)} with {_sizes(points)})")
+            raise NoRule(
+                f"operands on different sites cannot be lined up ({_sizes(state.points)} with {_sizes(points)})"
+            )
         return gather(state.expr, index.to(self.device))
 
     def parameter(self, law: Law, like: Expr) -> Expr:
         """A learned vector over channels as an expression: one random number a channel, the same at every point."""
         second = constant(law.second_moment, like.size, self.full(1, 0.0), grid(like))
-        return source(second, mean=self.full(like.size, law.mean) if law.mean else None, gaussian=law.kind == "gaussian")
+        return source(
+            second, mean=self.full(like.size, law.mean) if law.mean else None, gaussian=law.kind == "gaussian"
+        )
 
     def drawn_channels(self, expr: Expr, count: int, seed: int) -> Tensor:
         """Channels for an operator that mixes them, shape (count, P): Gaussian ones directly, others from the draws."""
@@ -212,12 +216,23 @@ def _evaluate(node: fx.Node, ctx: Context) -> Tensor:
     if node.name in ctx.program.exported.buffers:
         return ctx.program.exported.state[ctx.program.exported.buffers[node.name]]
     with torch.no_grad():
-        args, kwargs = pytree.tree_map(lambda a: _evaluate(a, ctx) if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
+        args, kwargs = pytree.tree_map(
+            lambda a: _evaluate(a, ctx) if isinstance(a, fx.Node) else a, (node.args, node.kwargs)
+        )
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-_PLAIN = ("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.clone.default", "aten.alias.default",
-          "aten.detach.default", "aten.contiguous.default", "aten.reshape.default", "aten.expand.default")
+_PLAIN = (
+    "aten.t.default",
+    "aten.transpose.int",
+    "aten.permute.default",
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.contiguous.default",
+    "aten.reshape.default",
+    "aten.expand.default",
+)
 
 
 def _plain_view(node: fx.Node) -> bool:

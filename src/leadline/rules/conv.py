@@ -123,8 +123,16 @@ class Conv(Rule):
         kernel, padding = weight.shape[2:], a.get("padding", 0)
         dilation = _many(a.get("dilation", 1), rank)
         if isinstance(padding, str):
-            padding = [0] * rank if padding == "valid" else [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-        return Window.of(kernel, _many(a.get("stride", 1), rank), _many(padding, rank), dilation, centre=law.kind == "delta_orthogonal")
+            padding = (
+                [0] * rank if padding == "valid" else [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+            )
+        return Window.of(
+            kernel,
+            _many(a.get("stride", 1), rank),
+            _many(padding, rank),
+            dilation,
+            centre=law.kind == "delta_orthogonal",
+        )
 
     def taps(self, step: Step, ctx: Context) -> Tensor:
         """Input point of each tap of each output point, -1 on padding; shape (P_out, taps), both with sample axes first."""
@@ -156,7 +164,11 @@ class ConvTranspose(Conv):
             return super().seen(step, ctx)
         sizes, out = _spatial(step, ctx)
         window = self.window(step, ctx)
-        return float(window_sum(torch.ones(1, *out, dtype=torch.float64), window, sizes).sum()) / window.count / math.prod(out)
+        return (
+            float(window_sum(torch.ones(1, *out, dtype=torch.float64), window, sizes).sum())
+            / window.count
+            / math.prod(out)
+        )
 
     def _taps(self, step: Step, ctx: Context) -> Tensor:
         sizes, out = _spatial(step, ctx)

@@ -11,8 +11,8 @@ from leadline.program import Law, Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, gaussian, grid, lin, source
-from leadline.rules.moments import relative_error
 from leadline.rules.kernel import mean_over_groups, spread_over_groups
+from leadline.rules.moments import relative_error
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
@@ -74,13 +74,20 @@ def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | No
     the squares of these means add to the second moment.
     """
     ref = step.arguments["weight"]
-    twins = [s for s in ctx.program.steps if s.op == "embedding" and s.arguments["weight"] == ref and s.name in ctx.values]
+    twins = [
+        s for s in ctx.program.steps if s.op == "embedding" and s.arguments["weight"] == ref and s.name in ctx.values
+    ]
     if not twins:
         return None
     embedded = ctx.values[twins[0].name]
     ids = ctx.value(argument(twins[0], "indices"))
     expr = ctx.aligned(state, step.points)
-    if not isinstance(embedded, State) or not isinstance(ids, Fixed) or not gaussian(expr) or not gaussian(embedded.expr):
+    if (
+        not isinstance(embedded, State)
+        or not isinstance(ids, Fixed)
+        or not gaussian(expr)
+        or not gaussian(embedded.expr)
+    ):
         return None
     tokens = ids.value.reshape(-1).tolist()
     first = torch.tensor([tokens.index(t) for t in sorted(set(tokens))], device=ctx.device)

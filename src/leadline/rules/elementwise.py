@@ -54,7 +54,9 @@ class Elementwise(Rule):
         own = (weight * (fourth - g.square())).sum(0)
         moved = (weight * (g - M).square()).sum(0)
         random = variance > 1e-12 * mean.square()
-        gain = torch.where(random, (moved / torch.where(random, variance, torch.ones_like(variance))).sqrt(), slope.abs())
+        gain = torch.where(
+            random, (moved / torch.where(random, variance, torch.ones_like(variance))).sqrt(), slope.abs()
+        )
         return self._passed(state, state.noise, torch.sign(slope) * gain, own, M - act.second_moment(K))
 
     def _passed(self, state: State, noise: Noise, gain: Tensor, own: Tensor, shift: Tensor | None) -> Noise:

@@ -19,7 +19,23 @@ from leadline.rules.banded_grid import Grid
 from leadline.rules.kernel import Kernel, grid_of
 from leadline.rules.point_map import PointMap
 
-__all__ = ["Apply", "Cat", "Expr", "Frozen", "Gather", "Lin", "Mix", "NoRule", "Op", "Product", "Source", "gaussian", "grid", "rename", "scaled"]
+__all__ = [
+    "Apply",
+    "Cat",
+    "Expr",
+    "Frozen",
+    "Gather",
+    "Lin",
+    "Mix",
+    "NoRule",
+    "Op",
+    "Product",
+    "Source",
+    "gaussian",
+    "grid",
+    "rename",
+    "scaled",
+]
 
 _serial = itertools.count()
 
@@ -120,8 +136,14 @@ class Cat(Expr):
     parts: tuple[tuple[float, Expr], ...]
 
 
-def source(second: Kernel, *, mean: Tensor | None = None, gaussian: bool = True, drop: float | None = None,
-           key: Hashable = None) -> Source:
+def source(
+    second: Kernel,
+    *,
+    mean: Tensor | None = None,
+    gaussian: bool = True,
+    drop: float | None = None,
+    key: Hashable = None,
+) -> Source:
     """A fresh source with its own identity."""
     name = key if key is not None else next(_serial)
     return Source(second.shape[0], frozenset([name]), name, second, mean, gaussian, drop)

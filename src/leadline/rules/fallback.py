@@ -66,7 +66,9 @@ class Drawn:
             if not inputs:
                 return {}
             width = out.numel() // total.shape[0]
-            z = torch.randn(width, total.shape[0], generator=torch.Generator().manual_seed(31 + replicate), dtype=torch.float64)
+            z = torch.randn(
+                width, total.shape[0], generator=torch.Generator().manual_seed(31 + replicate), dtype=torch.float64
+            )
             beta = ctx.arrange((z.to(total) @ root.T) / math.sqrt(width), step.layouts[ctx.part]).to(out)
             grads = torch.autograd.grad(out, list(inputs.values()), beta, allow_unused=True)
             listed: list[Tensor | None] = list(grads)
@@ -89,7 +91,9 @@ class Drawn:
                 return ctx.program.constants[a.name]
             value = ctx.value(a)
             if isinstance(value, Weight):
-                generator = torch.Generator(value.value.device).manual_seed(97 * replicate + zlib.crc32(a.name.encode()))
+                generator = torch.Generator(value.value.device).manual_seed(
+                    97 * replicate + zlib.crc32(a.name.encode())
+                )
                 return draw_law(value.law, value.value, generator=generator) if value.law.random else value.value
             if isinstance(value, Fixed):
                 return value.value
@@ -104,7 +108,9 @@ class Drawn:
         nodes = [ctx.program.nodes[name] for name in step.members]
         place = {name: i for i, name in enumerate(ctx.program.nodes)}
         for node in sorted(nodes, key=lambda n: place[n.name]):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name] if n.name in values else supply(Ref(n.name)))
+            args, kwargs = fx.map_arg(
+                (node.args, node.kwargs), lambda n: values[n.name] if n.name in values else supply(Ref(n.name))
+            )
             values[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
         return values[step.name], inputs
 

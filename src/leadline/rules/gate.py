@@ -27,7 +27,9 @@ class Multiply(Rule):
             factor = constant_factor(operand, step, ctx)
             if factor is not None:
                 state = ctx.state(other)
-                return State(scaled(ctx.aligned(state, step.points), factor), step.points, step.width, None, state.exact)
+                return State(
+                    scaled(ctx.aligned(state, step.points), factor), step.points, step.width, None, state.exact
+                )
         left, right = ctx.state(one), ctx.state(two)
         expr = product(ctx.aligned(left, step.points), ctx.aligned(right, step.points))
         return State(expr, step.points, step.width, None, left.exact and right.exact)
@@ -42,7 +44,9 @@ class Multiply(Rule):
             if ctx.state(operand).points != step.points:
                 if operand.name in ctx.program.weight_side:
                     continue
-                passed = sum_back(cotangent.times(ctx.aligned(ctx.state(other), step.points)), ctx.state(operand), step, ctx)
+                passed = sum_back(
+                    cotangent.times(ctx.aligned(ctx.state(other), step.points)), ctx.state(operand), step, ctx
+                )
                 out[operand.name] = passed if operand.name not in out else merge([out[operand.name], passed])
                 continue
             factor = constant_factor(other, step, ctx)

@@ -10,7 +10,17 @@ from leadline.activations.pair import Pair
 from leadline.rules.banded import Banded
 from leadline.rules.banded_grid import Grid
 
-__all__ = ["Kernel", "constant", "gram", "grid_of", "identity", "mean_over_groups", "outer", "scale_points", "spread_over_groups"]
+__all__ = [
+    "Kernel",
+    "constant",
+    "gram",
+    "grid_of",
+    "identity",
+    "mean_over_groups",
+    "outer",
+    "scale_points",
+    "spread_over_groups",
+]
 
 Kernel = Tensor | Banded
 
@@ -108,4 +118,6 @@ def spread_over_groups(D: Tensor, groups: Tensor, size: int, grid: Grid | None) 
 
 def _check_groups(groups: Tensor, grid: Grid) -> None:
     if groups.shape != (grid.samples, grid.sites) or not bool((groups.reshape(-1) == torch.arange(grid.points)).all()):
-        raise ValueError("a dense layer over part of an image's sites is not predicted at this size; pass smaller images.")
+        raise ValueError(
+            "a dense layer over part of an image's sites is not predicted at this size; pass smaller images."
+        )

@@ -110,7 +110,7 @@ def affine(step: Step, expr: Expr, ctx: Context) -> Expr:
 def gained(step: Step, cotangent: Cotangent, ctx: Context) -> Cotangent:
     """The derivative after the learned gain."""
     gain = ctx.weight(step, "weight")
-    return cotangent if gain is None else cotangent.scaled(gain[1].second_moment**0.5, step.width)
+    return cotangent if gain is None else cotangent.scaled(gain[1].second_moment ** 0.5, step.width)
 
 
 @rule("group_norm", "instance_norm", cites=["wu2018group"])

@@ -36,7 +36,10 @@ class PixelShuffle(Rule):
     def forward(self, step: Step, ctx: Context) -> State:
         """One independent copy of the input a sub-pixel, laid out on the finer image."""
         state = ctx.state(step.arguments["self"])
-        terms = [(1.0, gather(rename(state.expr, ("sub-pixel", i)), index)) for i, index in enumerate(self.indices(step, ctx))]
+        terms = [
+            (1.0, gather(rename(state.expr, ("sub-pixel", i)), index))
+            for i, index in enumerate(self.indices(step, ctx))
+        ]
         return State(lin(terms), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
@@ -51,7 +54,9 @@ class PixelShuffle(Rule):
         r = step.arguments["upscale_factor"]
         shape = ctx.program.nodes[step.arguments["self"].name].meta["val"].shape
         lead, (height, width) = math.prod(shape[:-3]), shape[-2:]
-        numbers = torch.arange(lead * height * width).reshape(lead, height, 1, width, 1).expand(lead, height, r, width, r)
+        numbers = (
+            torch.arange(lead * height * width).reshape(lead, height, 1, width, 1).expand(lead, height, r, width, r)
+        )
         rows, columns = torch.arange(r)[None, None, :, None, None], torch.arange(r)
         sub = (rows * r + columns).expand(numbers.shape)
         return [torch.where(sub == i, numbers, -1).reshape(-1).to(ctx.device) for i in range(r * r)]

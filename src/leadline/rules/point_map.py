@@ -59,7 +59,7 @@ class Centring(PointMap):
         p, q, _ = K.grid.index
         shift = r - r.mean() / 2
         values = (K.values - shift[p] - shift[q]) * self.factor**2
-        return Banded(values, K.grid, comb=K.comb)
+        return Banded(values, K.grid, comb=K.comb, centred=True)
 
     def left(self, K: Banded) -> Banded:
         """f (K_pq - mean over p)."""

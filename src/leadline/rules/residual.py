@@ -49,7 +49,11 @@ class Add(Rule):
         """The derivative goes on to every operand, with its coefficient."""
         out: dict[str, Cotangent] = {}
         for c, operand in _operands(step):
-            if not isinstance(operand, Ref) or isinstance(ctx.values.get(operand.name), Fixed) or operand.name not in ctx.values:
+            if (
+                not isinstance(operand, Ref)
+                or isinstance(ctx.values.get(operand.name), Fixed)
+                or operand.name not in ctx.values
+            ):
                 continue
             state = ctx.state(operand)
             passed = cotangent.scaled(c, step.width)

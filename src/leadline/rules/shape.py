@@ -12,13 +12,30 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, Value, argument, rule
 from leadline.rules.context import Context, alignment
 from leadline.rules.expr import Expr, cat, gather, lin, rename
-from leadline.rules.state import Cotangent, Fixed, State, Wave, fresh
+from leadline.rules.state import Cotangent, State, Wave, fresh
 
 __all__ = ["Concatenate", "Move", "Rearrange"]
 
 
-@rule("reshape", "transpose", "permute", "t", "unsqueeze", "squeeze", "clone", "alias", "contiguous", "detach", "_to_copy",
-      "to", "flatten", "unflatten", "lift_fresh_copy", "expand", "type_as")
+@rule(
+    "reshape",
+    "transpose",
+    "permute",
+    "t",
+    "unsqueeze",
+    "squeeze",
+    "clone",
+    "alias",
+    "contiguous",
+    "detach",
+    "_to_copy",
+    "to",
+    "flatten",
+    "unflatten",
+    "lift_fresh_copy",
+    "expand",
+    "type_as",
+)
 class Rearrange(Rule):
     """The same values under other axes: nothing changes but the order of the points."""
 
@@ -47,8 +64,21 @@ def scatter(cotangent: Cotangent, index: Tensor, size: int, ctx: Context) -> Cot
     return cotangent.scatter(index, size, ctx.moments)
 
 
-@rule("select", "slice", "split", "split_with_sizes", "chunk", "unbind", "getitem", "flip", "roll", "pad", "constant_pad_nd",
-      "index_select", "narrow")
+@rule(
+    "select",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unbind",
+    "getitem",
+    "flip",
+    "roll",
+    "pad",
+    "constant_pad_nd",
+    "index_select",
+    "narrow",
+)
 class Move(Rule):
     """Some points or some channels of a value, found by moving the points' own numbers through the operator.
 
@@ -101,13 +131,19 @@ class Move(Rule):
         points = math.prod(a.size for a in axes if a.kind != "channel")
         # one operand carries the number of the point, the other that of the channel; +1 so that padding reads 0
         point = ctx.arrange((torch.arange(points, dtype=torch.float64) + 1).expand(channels, points), layout)
-        channel = ctx.arrange((torch.arange(channels, dtype=torch.float64) + 1)[:, None].expand(channels, points), layout)
+        channel = ctx.arrange(
+            (torch.arange(channels, dtype=torch.float64) + 1)[:, None].expand(channels, points), layout
+        )
         schema = step.node.target._schema.arguments  # type: ignore[union-attr]
         results = []
         for operand in (point, channel):
-            given = {k: (operand if isinstance(v, Ref) and v.name == ref.name else v) for k, v in step.arguments.items()}
-            out = step.node.target(*[given[a.name] for a in schema if not a.kwarg_only],  # type: ignore[operator]
-                                   **{a.name: given[a.name] for a in schema if a.kwarg_only and a.name in given})
+            given = {
+                k: (operand if isinstance(v, Ref) and v.name == ref.name else v) for k, v in step.arguments.items()
+            }
+            out = step.node.target(
+                *[given[a.name] for a in schema if not a.kwarg_only],  # type: ignore[operator]
+                **{a.name: given[a.name] for a in schema if a.kwarg_only and a.name in given},
+            )
             results.append(out if isinstance(out, (tuple, list)) else [out])
         moves: list[tuple[Tensor, object]] = []
         for number, (p, c) in enumerate(zip(*results, strict=True)):
@@ -116,7 +152,9 @@ class Move(Rule):
             if not bool((where == where[:1]).all()):
                 raise NoRule("a move that is not the same for all channels")
             numbers = which.amax(1).long().tolist()
-            tag = None if numbers == list(range(1, channels + 1)) else ("channels", numbers[0], numbers[-1], len(numbers))
+            tag = (
+                None if numbers == list(range(1, channels + 1)) else ("channels", numbers[0], numbers[-1], len(numbers))
+            )
             moves.append(((where[0].round().long() - 1).to(ctx.device), tag))
         return moves
 
@@ -150,8 +188,12 @@ class Concatenate(Rule):
                 share = state.width / step.width
                 waves = [Wave(w.key, w.squared * share, w.factor) for w in cotangent.waves]
                 index = alignment(state.points, step.points)
-                passed = scatter(_part(waves, number, len(step.arguments["tensors"]), ctx), index.to(ctx.device),  # type: ignore[union-attr]
-                                 state.expr.size, ctx)
+                passed = scatter(
+                    _part(waves, number, len(step.arguments["tensors"]), ctx),
+                    index.to(ctx.device),  # type: ignore[union-attr]
+                    state.expr.size,
+                    ctx,
+                )
             else:
                 passed = scatter(cotangent, self.index(step, number, ctx), state.expr.size, ctx)
             out[ref.name] = passed
@@ -173,7 +215,11 @@ class Concatenate(Rule):
             axes = [a for d in layout for a in d]
             channels = math.prod(a.size for a in axes if a.kind == "channel")
             points = math.prod(a.size for a in axes if a.kind != "channel")
-            numbers = torch.arange(points, dtype=torch.float64) if i == number else torch.full((points,), -1.0, dtype=torch.float64)
+            numbers = (
+                torch.arange(points, dtype=torch.float64)
+                if i == number
+                else torch.full((points,), -1.0, dtype=torch.float64)
+            )
             tensors.append(ctx.arrange(numbers.expand(channels, points), layout))
         joined = step.node.target(tensors, step.arguments.get("dim", 0))  # type: ignore[operator]
         return ctx.channels(joined, step.layout)[0].long().to(ctx.device)
@@ -192,5 +238,3 @@ def _part(waves: list[Wave], number: int, count: int, ctx: Context) -> Cotangent
             factor = factor.parts[number][1]
         out.append(Wave(w.key, w.squared, factor))
     return Cotangent(out)
-
-

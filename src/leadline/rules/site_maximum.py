@@ -25,7 +25,9 @@ class SiteMaximum(Rule):
         """The maximum of drawn channels."""
         state = ctx.state(step.arguments["self"])
         groups = self.groups(step, state, ctx)
-        made = State(op(state.expr, _maximum(groups, step.op), groups.shape[0]), step.points, step.width, None, state.exact)
+        made = State(
+            op(state.expr, _maximum(groups, step.op), groups.shape[0]), step.points, step.width, None, state.exact
+        )
         return [made] * len(step.shapes) if isinstance(step.node.meta["val"], (tuple, list)) else made
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:

@@ -137,7 +137,11 @@ class Cotangent:
         out = []
         for w in self.waves:
             squared = w.squared if w.winners is None else w.squared * w.winners
-            out.append(replace(w, squared=squared, winners=None, factor=factor if w.factor is None else product(w.factor, factor)))
+            out.append(
+                replace(
+                    w, squared=squared, winners=None, factor=factor if w.factor is None else product(w.factor, factor)
+                )
+            )
         return Cotangent(out)
 
     def scaled(self, c: float | Tensor, size: int) -> Cotangent:
@@ -156,7 +160,9 @@ class Cotangent:
             waves = []
             for w in self.waves:
                 squared = take(take(w.squared, inverse, 0), inverse, 1)
-                waves.append(replace(w, squared=squared, factor=None if w.factor is None else gather(w.factor, inverse)))
+                waves.append(
+                    replace(w, squared=squared, factor=None if w.factor is None else gather(w.factor, inverse))
+                )
             return Cotangent(waves)
         total = self.total(moments)
         one_hot = total.new_zeros(size, index.numel())

@@ -79,7 +79,9 @@ def check_rule(module: nn.Module, batch: Any, op: str, *, sigmas: float = 5.0, s
 
 def _require(finding: Finding, limit: float, what: str) -> Finding:
     if not finding.sigmas <= limit:
-        raise ConformanceError(f"{finding.step}: {finding.law} is off by {finding.sigmas:.1f}, allowed {limit:.1f} ({what}).")
+        raise ConformanceError(
+            f"{finding.step}: {finding.law} is off by {finding.sigmas:.1f}, allowed {limit:.1f} ({what})."
+        )
     return finding
 
 
@@ -96,8 +98,11 @@ def _semi_definite(step: Step, ctx: Context) -> Finding:
     lowest = -float(torch.linalg.eigvalsh((K + K.T) / 2).min())
     scale = max(float(K.diagonal().abs().max()), 1e-300)
     # draws make a sample second moment, which is semi-definite to rounding as well
-    return _require(Finding("a symmetric, positive semi-definite second moment", step.name, max(asymmetry, lowest) / scale * 1e6),
-                    10.0, "in millionths of the largest entry")
+    return _require(
+        Finding("a symmetric, positive semi-definite second moment", step.name, max(asymmetry, lowest) / scale * 1e6),
+        10.0,
+        "in millionths of the largest entry",
+    )
 
 
 def _forward(step: Step, ctx: Context, sigmas: float) -> list[Finding]:
@@ -112,8 +117,14 @@ def _forward(step: Step, ctx: Context, sigmas: float) -> list[Finding]:
     scale = ctx.moments.diagonal(state.expr).clamp_min(0).sqrt()
     slack = 2.0 / step.width + ctx.moments.error(state.expr) * sigmas
     return [
-        _distance("the second moment", step, ctx.moments.second(state.expr), torch.stack(seconds),
-                  slack * torch.outer(scale, scale), sigmas),
+        _distance(
+            "the second moment",
+            step,
+            ctx.moments.second(state.expr),
+            torch.stack(seconds),
+            slack * torch.outer(scale, scale),
+            sigmas,
+        ),
         _distance("the channel mean", step, ctx.moments.mean(state.expr), torch.stack(means), slack * scale, sigmas),
     ]
 
@@ -151,4 +162,6 @@ def _permutation(module: nn.Module, batch: Any, kernel: Tensor, seed: int) -> Fi
     order = torch.arange(len(batch)).flip(0)
     other = predict(trace(module, batch[order]), seed=seed).output_kernel()
     apart = (other - kernel[order][:, order]).abs().max() / kernel.diagonal().abs().max().clamp_min(1e-300)
-    return _require(Finding("a permutation of samples", "the network", float(apart) * 100), 5.0, "per cent of the largest entry")
+    return _require(
+        Finding("a permutation of samples", "the network", float(apart) * 100), 5.0, "per cent of the largest entry"
+    )

@@ -107,7 +107,7 @@ class _GPT2Classifier(nn.Module):
         return self.head(self.inner(input_ids=ids).last_hidden_state[:, -1])
 
 
-def _gpt2(depth: int, spread: float, *, scaled: bool) -> nn.Module:
+def _gpt2(depth: int, spread: float, embedding: float, *, scaled: bool) -> nn.Module:
     """GPT-2 of width 64 with a wide init; unless ``scaled``, its residual projections are drawn like the rest."""
     model = stock(
         "gpt2",
@@ -130,12 +130,8 @@ def _gpt2(depth: int, spread: float, *, scaled: bool) -> nn.Module:
             if name.endswith("c_proj.weight") and not scaled:
                 parameter.normal_(0.0, spread, generator=generator)
             if name.startswith(("wte", "wpe")):
-                parameter.mul_(4.0 / spread)
+                parameter.mul_(embedding / spread)
     return _seeded(partial(_GPT2Classifier, inner, 8))
-
-
-def _gpt2_unscaled(depth: int, spread: float) -> nn.Module:
-    return _gpt2(depth, spread, scaled=False)
 
 
 def _large_embedding() -> nn.Module:
@@ -148,7 +144,7 @@ def _large_embedding() -> nn.Module:
 BROKEN: list[VerdictCase] = [
     VerdictCase(
         "gpt2-unscaled-residual",
-        partial(_gpt2_unscaled, 24, 0.25),
+        partial(_gpt2, 48, 0.35, 8.0, scaled=False),
         topic(64, 16, 8, samples=16),
         ("residual-growth",),
         "inner",
@@ -254,6 +250,7 @@ HEALTHY: list[VerdictCase] = [
         lambda: stock("convnext", num_channels=1, patch_size=1, hidden_sizes=[32, 64], depths=[2, 2], num_stages=2),
         digits("image", keyword="pixel_values", samples=32),
     ),
+    VerdictCase("gpt2-scaled-residual", partial(_gpt2, 48, 0.35, 8.0, scaled=True), topic(64, 16, 8, samples=16)),
     VerdictCase("relu-he-10", lambda: _drawn(_mlp("relu", 256, 10), 2.0), digits()),
     VerdictCase("tanh-orthogonal-20", lambda: orthogonal_(_seeded(_mlp("tanh", 256, 20))), digits()),
     VerdictCase("tanh-critical-20", lambda: _drawn(_mlp("tanh", 512, 20), 1.0), digits(samples=32)),

@@ -34,7 +34,9 @@ class FixedPoint:
         return math.inf if rate == 0 else 1 / rate
 
 
-def fixed_point(activation: Activation, C_W: float, C_b: float, K: float, *, steps: int = 200, rtol: float = 1e-9) -> FixedPoint:
+def fixed_point(
+    activation: Activation, C_W: float, C_b: float, K: float, *, steps: int = 200, rtol: float = 1e-9
+) -> FixedPoint:
     r"""Fixed point that the flow K' = C_b + C_W <f^2>_K reaches from K, by iteration with Aitken's extrapolation.
 
     .. math:: K^* = C_b + C_W g(K^*), \quad \chi_\parallel = C_W g'(K^*), \quad \chi_\perp = C_W \langle f'^2 \rangle_{K^*}

@@ -14,8 +14,8 @@ from leadline.rules import RULES, Context, Cotangent, Fixed, Moments, NoRule, Ru
 from leadline.rules.banded import Banded
 from leadline.rules.banded_offsets import Images
 from leadline.rules.expr import grid
-from leadline.rules.kernel import identity
 from leadline.rules.fallback import Drawn
+from leadline.rules.kernel import identity
 from leadline.rules.state import collapse, fresh, merge
 from leadline.theory.quantities import describe
 from leadline.theory.rows import Row
@@ -83,8 +83,15 @@ class _Name:
     name: str
 
 
-def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**20, images: Images = Images(),
-            progress: Progress | None = None) -> Prediction:
+def predict(
+    program: Program,
+    x: Any = None,
+    *,
+    seed: int = 0,
+    budget: int = 2**20,
+    images: Images = Images(),
+    progress: Progress | None = None,
+) -> Prediction:
     """Predict every step of a Program from the laws of its weights.
 
     Args:
@@ -115,8 +122,11 @@ def predict(program: Program, x: Any = None, *, seed: int = 0, budget: int = 2**
         if progress is not None:
             progress(number + 1, total)
     cotangents = _backward(program, ctx, drawn, progress)
-    rows = [describe(step, ctx, cotangents.get(step.name), step.name in drawn) for step in program.steps
-            if not _silent(step) and isinstance(ctx.values.get(step.name), State)]
+    rows = [
+        describe(step, ctx, cotangents.get(step.name), step.name in drawn)
+        for step in program.steps
+        if not _silent(step) and isinstance(ctx.values.get(step.name), State)
+    ]
     return Prediction(program, [r for r in rows if r is not None], drawn, ctx)
 
 
@@ -167,12 +177,19 @@ def _certain(step: Step, ctx: Context) -> bool:
         return False
     if any(n in ctx.program.weight_side for n in step.inputs):
         return False
-    return all(isinstance(ctx.values.get(n), Fixed) or n in ctx.program.constants for n in step.inputs) and len(step.members) == 1
+    return (
+        all(isinstance(ctx.values.get(n), Fixed) or n in ctx.program.constants for n in step.inputs)
+        and len(step.members) == 1
+    )
 
 
 def _track(step: Step, ctx: Context, rule: Rule | None, origins: Mapping[str, str | None]) -> None:
     """Product of susceptibilities since the last layer (or sum, or gate) that the step's value comes from."""
-    random = [n for n in step.inputs if n in ctx.values and isinstance(ctx.values[n], State) and n not in ctx.program.weight_side]
+    random = [
+        n
+        for n in step.inputs
+        if n in ctx.values and isinstance(ctx.values[n], State) and n not in ctx.program.weight_side
+    ]
     followed = origins.get(step.name) is not None
     start = ctx.chain.get(random[0]) if len(random) == 1 and followed else None
     ctx.chain[step.name] = (1.0, 1.0)

@@ -14,6 +14,7 @@ from leadline.rules.banded import Banded
 from leadline.rules.dense import input_moment
 from leadline.rules.elementwise import activation_of
 from leadline.rules.expr import Apply, gaussian
+from leadline.rules.kernel import Kernel
 from leadline.rules.moments import relative_error
 from leadline.theory.fixed_point import fixed_point
 from leadline.theory.rows import Estimate, Row
@@ -106,7 +107,7 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
         share += float((D * M).sum()) * law.fan_in
     elif law.second_moment > 0:
         offset = 0.0 if bias is None else bias[1].second_moment
-        share += float((D * (K - offset)).sum()) / law.C_W * law.fan_in
+        share += float(_inner(D, K - offset)) / law.C_W * law.fan_in
     if bias is not None:
         share += float(D.sum())
     row.values["tangent_kernel"] = Estimate(share, share * cotangent.error())
@@ -136,6 +137,10 @@ def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
 def quadrature_error(K: Banded) -> float:
     """Standard error of the mean correlation between sites of a kernel that is carried at offsets."""
     return float(K.quadrature_error()) / max(float(K.diagonal().mean()), 1e-30)
+
+
+def _inner(D: Kernel, K: Kernel) -> Tensor:
+    return D.inner(K) if isinstance(D, Banded) and isinstance(K, Banded) else (D * K).sum()
 
 
 def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:

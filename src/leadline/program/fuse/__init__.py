@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from leadline.program.fuse.base import Group, GraphView, fuse
+from leadline.program.fuse.base import GraphView, Group, fuse
 
 __all__ = ["GraphView", "Group", "fuse"]
 

@@ -45,7 +45,10 @@ def attention(view: GraphView, node: fx.Node) -> Group | None:
             weights = weights.args[0].args[0]
             continue
         break
-    if not is_op(weights, "softmax", "_softmax") or arguments(weights)["dim"] not in (-1, len(node.meta["val"].shape) - 1):
+    if not is_op(weights, "softmax", "_softmax") or arguments(weights)["dim"] not in (
+        -1,
+        len(node.meta["val"].shape) - 1,
+    ):
         return None
     members.append(weights)
     logits, scale, mask = weights.args[0], 1.0, None
@@ -69,6 +72,13 @@ def attention(view: GraphView, node: fx.Node) -> Group | None:
         return None
     if not view.closed(node, members):
         return None
-    given = {"query": logits.args[0], "key": key, "value": node.args[1], "attn_mask": mask, "dropout_p": dropout,
-             "is_causal": False, "scale": scale}
+    given = {
+        "query": logits.args[0],
+        "key": key,
+        "value": node.args[1],
+        "attn_mask": mask,
+        "dropout_p": dropout,
+        "is_causal": False,
+        "scale": scale,
+    }
     return Group("scaled_dot_product_attention", node, tuple(members), given)

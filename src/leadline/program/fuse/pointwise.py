@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from leadline.program.fuse.base import GraphView, Group, is_op, pattern
@@ -15,11 +14,65 @@ __all__ = ["LINEAR", "POINTWISE", "compile_chain"]
 
 LINEAR = ("mul", "div", "add", "sub", "neg", "rsub", *("clone", "alias", "_to_copy", "type_as", "detach", "contiguous"))
 POINTWISE = (
-    "relu", "relu6", "leaky_relu", "prelu", "_prelu_kernel", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid",
-    "tanh", "softplus", "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink",
-    "threshold", "log_sigmoid", "logsigmoid", "log_sigmoid_forward", "erf", "erfc", "exp", "exp2", "expm1", "log", "log1p",
-    "sin", "cos", "tan", "sinh", "cosh", "asinh", "atan", "abs", "sign", "sqrt", "rsqrt", "square", "reciprocal", "pow",
-    "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "where", "gt", "lt", "ge", "le", "heaviside", "sinc",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "_prelu_kernel",
+    "rrelu",
+    "elu",
+    "celu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softsign",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
+    "threshold",
+    "log_sigmoid",
+    "logsigmoid",
+    "log_sigmoid_forward",
+    "erf",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "atan",
+    "abs",
+    "sign",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "reciprocal",
+    "pow",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "maximum",
+    "minimum",
+    "where",
+    "gt",
+    "lt",
+    "ge",
+    "le",
+    "heaviside",
+    "sinc",
 )
 
 
@@ -83,7 +136,9 @@ def _nonlinear(node: fx.Node) -> bool:
     return is_op(node, "mul", "div") and len([a for a in node.args[:2] if isinstance(a, fx.Node)]) == 2
 
 
-def compile_chain(root: fx.Node, members: Iterable[fx.Node], exit: fx.Node, constants: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+def compile_chain(
+    root: fx.Node, members: Iterable[fx.Node], exit: fx.Node, constants: Mapping[str, Any]
+) -> Callable[[Tensor], Tensor]:
     """A chain of nodes as a function of its root; ``constants`` has the scalars that it uses, by node name."""
     inside = set(members)
     order = [n for n in exit.graph.nodes if n in inside]

@@ -46,15 +46,18 @@ def rms_norm(view: GraphView, node: fx.Node) -> Group | None:
             continue
         square = mean.args[0]
         base: Any = None
-        if is_op(square, "pow") and square.args[1] == 2:
-            base = square.args[0]
-        elif is_op(square, "mul") and square.args[0] is square.args[1]:
+        if (is_op(square, "pow") and square.args[1] == 2) or (is_op(square, "mul") and square.args[0] is square.args[1]):
             base = square.args[0]
         dims = arguments(mean).get("dim")
         if base is not x or dims not in ([-1], -1):
             continue
         members += [shifted, mean, square]
         if view.closed(node, members):
-            given = {"input": x, "normalized_shape": [node.meta["val"].shape[-1]], "weight": None, "eps": shifted.args[1]}
+            given = {
+                "input": x,
+                "normalized_shape": [node.meta["val"].shape[-1]],
+                "weight": None,
+                "eps": shifted.args[1],
+            }
             return Group("rms_norm", node, tuple(members), given)
     return None
