@@ -242,7 +242,7 @@ def _step(node: fx.Node, group: Group | None, layouts: Mapping[str, Any], scalar
         if isinstance(a, fx.Node)
     ]
     values = node.meta["val"]
-    tensors = [v for v in (values if isinstance(values, (tuple, list)) else [values])]
+    tensors = list(values) if isinstance(values, (tuple, list)) else [values]
     shapes = tuple(tuple(int(s) for s in v.shape) if isinstance(v, Tensor) else () for v in tensors)
     wrapped = pytree.tree_map(lambda a: Ref(a.name) if isinstance(a, fx.Node) else a, given)
     return Step(

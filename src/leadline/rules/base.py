@@ -45,7 +45,8 @@ class Rule(ABC):
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """Growth (chi_parallel, chi_perp) of the second moment when the one random input is rescaled, or changed at random.
 
-        None where the step has several random inputs or mixes points: the chain of susceptibilities starts anew there.
+        Returns:
+            None where the step has several random inputs or mixes points: the chain of susceptibilities starts anew there.
         """
         return (1.0, 1.0) if self.silent else None
 

@@ -38,8 +38,8 @@ class Context:
     program: Program
     moments: Moments = field(default_factory=Moments)
     dtype: torch.dtype = torch.float64
-    device: torch.device = torch.device("cpu")
-    images: Images = Images()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    images: Images = field(default_factory=Images)
     values: dict[str, Value] = field(default_factory=dict)
     activations: dict[str, Activation] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
@@ -163,6 +163,9 @@ class Context:
         """Derivative before a channel-wise function, by reverse mode on drawn channels.
 
         It stays bound to those draws: after a maximum, the slope of the activation before it is that of the winners.
+
+        Returns:
+            The derivative towards the expression, as draws.
         """
         h = self.moments.draws(expr)
         with torch.enable_grad():

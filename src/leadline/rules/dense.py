@@ -72,6 +72,9 @@ def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | No
 
     The unit of a token that is in the batch has the mean fan_in <h e>, with e that token's embedding; averaged over units
     the squares of these means add to the second moment.
+
+    Returns:
+        The addition, shape (P, P); None where the weight is not an embedding's too.
     """
     ref = step.arguments["weight"]
     twins = [

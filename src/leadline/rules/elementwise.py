@@ -87,6 +87,9 @@ def lognormal(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes of a log-normal scale at each point, shape (7, P), and their weights (7, 1).
 
     Its first two moments are exact, so that the spread is right beyond the first order in 1/n.
+
+    Returns:
+        The nodes and the weights.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(7)
     t = torch.as_tensor(nodes).to(mean)[:, None]

@@ -93,6 +93,9 @@ def mean_over_groups(K: Kernel, groups: Tensor) -> Tensor:
     Args:
         K: kernel over points.
         groups: points of each sample, shape (samples, sites).
+
+    Returns:
+        Kernel between samples, shape (samples, samples).
     """
     if isinstance(K, Banded):
         _check_groups(groups, K.grid)

@@ -212,7 +212,7 @@ def merge(cotangents: list[Cotangent]) -> Cotangent:
         for wave in cotangent.waves:
             by_key.setdefault(wave.key, []).append(wave)
     out = []
-    for key, waves in by_key.items():
+    for waves in by_key.values():
         if len(waves) == 1:
             out.append(waves[0])
             continue

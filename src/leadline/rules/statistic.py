@@ -1,4 +1,4 @@
-"""A statistic over all channels (norm, variance, standard deviation): a number at each point that a wide layer makes certain."""
+"""A statistic over all channels (norm, variance, deviation): a number at each point that a wide layer makes certain."""
 
 from __future__ import annotations
 

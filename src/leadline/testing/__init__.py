@@ -1,6 +1,7 @@
 """The conformance side of the package: networks declared as data, and the tests that hold predictions and verdicts to them.
 
-``check_rule`` is the conformance suite that a rule of your own can run. ``assert_agree`` compares any prediction with any measurement. ``python -m leadline.testing.truth`` makes the table of
+``check_rule`` is the conformance suite that a rule of your own can run. ``assert_agree`` compares any prediction with any
+measurement. ``python -m leadline.testing.truth`` makes the table of
 predictions against measurements, ``python -m leadline.testing.confusion`` that of training against verdicts.
 """
 

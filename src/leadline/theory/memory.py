@@ -19,7 +19,7 @@ _DRAWN = 2**22  # attention weights that are drawn at least
 _BASE = 2**26  # what the libraries take for themselves
 
 
-def predicted_memory(program: Program, images: Images = Images()) -> int:
+def predicted_memory(program: Program, images: Images | None = None) -> int:
     """Bytes that :func:`leadline.predict` needs at most beside the model and the program: an upper estimate.
 
     A kernel has an entry for every pair of (sample, site) points; over large images only for pairs at some offsets.
@@ -31,7 +31,7 @@ def predicted_memory(program: Program, images: Images = Images()) -> int:
     Returns:
         Bytes.
     """
-    plan = make_plan(program, images)
+    plan = make_plan(program, images or Images())
     levels = image_levels(program) if plan is not None else {}
     grids: dict[str, Grid] = {name: plan.grid(*level) for name, level in levels.items()} if plan is not None else {}
     wide = max((_points(s) for s in program.steps), default=1) <= 512

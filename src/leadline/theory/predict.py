@@ -89,7 +89,7 @@ def predict(
     *,
     seed: int = 0,
     budget: int = 2**20,
-    images: Images = Images(),
+    images: Images | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Predict every step of a Program from the laws of its weights.
@@ -113,7 +113,7 @@ def predict(
     device = next((p.device for p in program.model.parameters()), torch.device("cpu"))
     if device.type == "mps":
         dtype = torch.float32  # no float64 there
-    ctx = Context(program, Moments(seed=seed, budget=budget), dtype=dtype, device=device, images=images)
+    ctx = Context(program, Moments(seed=seed, budget=budget), dtype=dtype, device=device, images=images or Images())
     total = 2 * len(program.steps)
     drawn: dict[str, str] = {}
     origins = chains(program)

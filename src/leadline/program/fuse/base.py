@@ -29,8 +29,8 @@ class GraphView:
     """The part of a graph that the output needs, with what is known of each node.
 
     ``wanted``: nodes whose value the output depends on. ``fixed``: nodes that depend on no parameter.
-    ``weights``: nodes that depend on parameters alone. ``scalars``: parameters that hold one number for all channels (the slope of a PReLU). ``taken``: nodes that a group
-    has already.
+    ``weights``: nodes that depend on parameters alone. ``scalars``: parameters that hold one number for all channels (the
+    slope of a PReLU). ``taken``: nodes that a group has already.
     """
 
     nodes: tuple[fx.Node, ...]
