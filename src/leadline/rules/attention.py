@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.program import Step
+from leadline.rules.banded import dense
 from leadline.rules.base import NoRule, Rule, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import source
@@ -30,7 +31,7 @@ class Attention(Rule):
         """Mix the values' second moment with drawn attention weights."""
         value = ctx.state(step.arguments["value"])
         A = self.weights(step, ctx)
-        mixed = A @ ctx.moments.second(value.expr).to(A)
+        mixed = A @ dense(ctx.moments.second(value.expr)).to(A)
         out = _over_heads(mixed.transpose(1, 2), A.transpose(1, 2)).to(ctx.dtype)
         mean = A.mean(0).to(ctx.dtype) @ ctx.moments.mean(value.expr)
         expr = source((out + out.T) / 2, mean=mean if bool(mean.any()) else None, gaussian=False)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from leadline.program import Law, Step
+from leadline.rules.banded import dense
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, gaussian, grid, lin, source
-from leadline.rules.kernel import mean_over_groups, spread_over_groups
+from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
@@ -59,7 +60,7 @@ class Dense(Rule):
         return law.C_W, law.C_W
 
 
-def input_moment(step: Step, state: State, ctx: Context) -> tuple[Tensor, Tensor | None]:
+def input_moment(step: Step, state: State, ctx: Context) -> tuple[Kernel, Tensor | None]:
     """Second moment of a dense layer's input at the layer's points; sites flattened into channels are averaged over."""
     groups = flattening(step, state)
     if groups is None:
@@ -94,7 +95,7 @@ def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | No
         return None
     tokens = ids.value.reshape(-1).tolist()
     first = torch.tensor([tokens.index(t) for t in sorted(set(tokens))], device=ctx.device)
-    means = law.fan_in * ctx.moments.covariance(expr, embedded.expr)[:, first]
+    means = law.fan_in * dense(ctx.moments.covariance(expr, embedded.expr))[:, first]
     return means @ means.T / step.width
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ __all__ = [
     "spread_over_groups",
 ]
 
-Kernel = Tensor | Banded
+Kernel = Any  # a matrix over points (Tensor) or a Banded: both add, multiply and have a diagonal
 
 
 def grid_of(K: Kernel | None) -> Grid | None:

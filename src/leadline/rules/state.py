@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leadline.program.axes import Axis
 from leadline.program.laws import Law
+from leadline.rules.banded import dense
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments, take
@@ -103,7 +104,7 @@ class Cotangent:
 
     waves: list[Wave] = field(default_factory=list)
 
-    def total(self, moments: Moments) -> Tensor:
+    def total(self, moments: Moments) -> Kernel:
         """Squared derivative summed over channels, shape (P, P)."""
         if len(self.waves) > 1:
             moments.draw_together([(w.squared, w.factor) for w in self.waves if w.factor is not None])
@@ -159,7 +160,7 @@ class Cotangent:
             inverse = torch.argsort(index)
             waves = []
             for w in self.waves:
-                squared = take(take(w.squared, inverse, 0), inverse, 1)
+                squared = take(take(dense(w.squared), inverse, 0), inverse, 1)
                 waves.append(
                     replace(w, squared=squared, factor=None if w.factor is None else gather(w.factor, inverse))
                 )

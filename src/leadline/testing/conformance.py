@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from leadline.program import Ref, Step, trace
 from leadline.rules import RULES, Context, State
+from leadline.rules.banded import dense
 from leadline.rules.fallback import Drawn
 from leadline.rules.state import fresh
 from leadline.theory import predict
@@ -93,7 +94,7 @@ def _state(step: Step, ctx: Context) -> State:
 
 
 def _semi_definite(step: Step, ctx: Context) -> Finding:
-    K = ctx.moments.second(_state(step, ctx).expr).double()
+    K = dense(ctx.moments.second(_state(step, ctx).expr)).double()
     asymmetry = float((K - K.T).abs().max())
     lowest = -float(torch.linalg.eigvalsh((K + K.T) / 2).min())
     scale = max(float(K.diagonal().abs().max()), 1e-300)
@@ -120,7 +121,7 @@ def _forward(step: Step, ctx: Context, sigmas: float) -> list[Finding]:
         _distance(
             "the second moment",
             step,
-            ctx.moments.second(state.expr),
+            dense(ctx.moments.second(state.expr)),
             torch.stack(seconds),
             slack * torch.outer(scale, scale),
             sigmas,

@@ -38,7 +38,7 @@ class Prediction:
     drawn: dict[str, str]
     context: Context = field(repr=False)
 
-    def kernel(self, step: str) -> Tensor:
+    def kernel(self, step: str) -> Tensor | Banded:
         """Second moment of a step's value over its channels, shape (points, points)."""
         state = self.context.values[step]
         if not isinstance(state, State):
