@@ -30,7 +30,7 @@ def test_prediction_agrees(case: Case) -> None:
 @pytest.mark.parametrize("case", QUICK, ids=lambda c: c.id)
 def test_a_wrong_account_is_rejected(case: Case) -> None:
     _, found = both_sides(case)
-    for control in case.controls:
+    for control in case.controls[:2]:  # the full grid below takes all
         # few draws cannot see five per cent: three times as much here, the five per cent in the full grid below
         louder = replace(control, C_W=1 + 3 * (control.C_W - 1))
         with pytest.raises(AssertionError, match="values disagree"):

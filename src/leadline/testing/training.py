@@ -31,7 +31,7 @@ class Trained:
     @property
     def ok(self) -> bool:
         """Whether the loss fell to half its initial value."""
-        return self.best <= 0.5 * self.initial
+        return math.isfinite(self.initial) and self.best <= 0.5 * self.initial
 
 
 def train(

@@ -314,6 +314,7 @@ _CONV = [
 ]
 
 _former = partial(Transformer, 300, WIDTH, 4, 8, 12)
+_post_former = partial(Transformer, 300, 2 * WIDTH, 2, 16, 12)
 
 _ATTENTION = [
     _case(
@@ -331,13 +332,13 @@ _ATTENTION = [
     ),
     _case(
         "transformer-post-ln",
-        partial(_former, place="post"),
+        partial(_post_former, place="post"),
         partial(_ids, 12, 300),
         1.0,
         0.02,
         seed=62,
         quick=False,
-        wrong={"the mask left out": partial(_former, place="post", causal=False)},
+        wrong={"the mask left out": partial(_post_former, place="post", causal=False)},
     ),
     _case(
         "transformer-rms-norm-no-mask",

@@ -24,20 +24,23 @@ __all__ = ["BROKEN", "HEALTHY", "VerdictCase"]
 class VerdictCase:
     """A network with a task, and what the check must say of it.
 
-    ``rules``: verdicts, any of which names the fault (none: the network is healthy). ``layer``: what the name
-    of the layer that the verdict points at must start with.
+    ``verdicts``: (rule, layer) pairs, any of which names the fault where it is (a layer stands for its submodules too);
+    none where the network is healthy.
     """
 
     id: str
     build: Callable[[], nn.Module]
     task: Task
-    rules: tuple[str, ...] = ()
-    layer: str = ""
+    verdicts: tuple[tuple[str, str], ...] = ()
 
     @property
     def healthy(self) -> bool:
         """Whether no verdict is expected."""
-        return not self.rules
+        return not self.verdicts
+
+    def wants(self, rule: str, layer: str) -> bool:
+        """Whether a verdict of this rule at this layer is one that the case must get."""
+        return any(rule == r and (layer == where or layer.startswith(f"{where}.")) for r, where in self.verdicts)
 
     def batch(self, samples: int = 8) -> Any:
         """What the check sees: the first samples of the task."""
@@ -146,68 +149,76 @@ BROKEN: list[VerdictCase] = [
         "gpt2-unscaled-residual",
         partial(_gpt2, 48, 0.35, 8.0, scaled=False),
         topic(64, 16, 8, samples=16),
-        ("residual-growth",),
-        "inner",
+        (("residual-growth", "inner.h.0"),),
     ),
     VerdictCase(
-        "uncentred-inputs", lambda: _drawn(_mlp("relu", 64, 6), 2.0), digits(scale=1e-3, offset=1.0), ("input-scale",)
+        "uncentred-inputs",
+        lambda: _drawn(_mlp("relu", 64, 6), 2.0),
+        digits(scale=1e-3, offset=1.0),
+        (("input-scale", "0"),),
     ),
     VerdictCase(
-        "embedding-too-large", _large_embedding, topic(64, 16, 8, samples=8), ("embedding-scale",), "inner.embed"
+        "embedding-too-large",
+        _large_embedding,
+        topic(64, 16, 8, samples=8),
+        (("embedding-scale", "inner.embed"),),
     ),
-    VerdictCase("relu-60-width-16", lambda: _drawn(_mlp("relu", 16, 60), 2.0), digits(), ("too-deep-for-width",)),
+    VerdictCase(
+        "relu-60-width-16",
+        lambda: _drawn(_mlp("relu", 16, 60), 2.0),
+        digits(),
+        (("too-deep-for-width", "3"),),  # 5/16 a layer: one half is passed at the second
+    ),
     VerdictCase(
         "post-ln-24",
         lambda: _drawn(partial(Transformer, 64, 64, 24, 4, 16, place="post"), 1.0),
         own_token(64, 16, samples=2),
-        ("norm-placement",),
-        "blocks",
+        (("norm-placement", "blocks.0.norm1"),),
     ),
     VerdictCase(
-        "sigmoid-10", lambda: _seeded(_mlp("sigmoid", 64, 10)), digits(), ("rank-collapse", "vanishing-gradient")
+        "sigmoid-10",
+        lambda: _seeded(_mlp("sigmoid", 64, 10)),
+        digits(),
+        (("vanishing-gradient", "0"), ("rank-collapse", "2")),
     ),
     VerdictCase(
         "tanh-40-torch-default",
         lambda: _seeded(_mlp("tanh", 64, 40)),
         digits(),
-        ("vanishing-signal", "vanishing-gradient", "rank-collapse"),
+        (("vanishing-signal", "0"), ("vanishing-gradient", "0")),
     ),
-    VerdictCase(
-        "relu-he-times-4",
-        lambda: _drawn(_mlp("relu", 64, 90), 8.0),
-        digits(),
-        ("exploding-signal", "exploding-gradient"),
-    ),
-    VerdictCase("tanh-chaos", lambda: _drawn(_mlp("tanh", 64, 30), 9.0), digits(), ("chaos", "exploding-gradient")),
-    VerdictCase("dead-relu", _dead, digits(), ("dead-units",), "3"),
+    VerdictCase("relu-he-times-4", lambda: _drawn(_mlp("relu", 64, 90), 8.0), digits(), (("exploding-signal", "0"),)),
+    VerdictCase("tanh-chaos", lambda: _drawn(_mlp("tanh", 64, 30), 9.0), digits(), (("chaos", "2"),)),
+    VerdictCase("dead-relu", _dead, digits(), (("dead-units", "3"),)),
     VerdictCase(
         "saturated-tanh",
         lambda: _drawn(_mlp("tanh", 64, 3, n_in=4, n_out=2), 1.0),
         radius(4, scale=100.0),
-        ("saturation", "input-scale"),
+        (("saturation", "1"),),
     ),
     VerdictCase(
         "residual-120-unscaled",
         lambda: _drawn(partial(PreNormMLP, 64, 32, 120, 10, norm=lambda n: nn.Identity()), 2.0),
         digits(),
-        ("residual-growth", "exploding-signal"),
-        "blocks",
+        (("residual-growth", "blocks"), ("exploding-signal", "enter")),
     ),
     VerdictCase(
         "logits-times-1e24",
         lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1e24),
         digits(),
-        ("output-scale", "exploding-signal"),
+        (("output-scale", "inner.6"), ("exploding-signal", "inner.6")),
     ),
     VerdictCase(
-        "output-scale-lost", lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1e-8), digits(), ("output-scale",)
+        "output-scale-lost",
+        lambda: _Scaled(_drawn(_mlp("relu", 64, 3), 2.0), 1e-8),
+        digits(),
+        (("output-scale", "inner.6"),),
     ),
     VerdictCase(
         "attention-without-skip",
         lambda: _drawn(partial(Transformer, 64, 64, 8, 4, 16, skip=False, causal=False), 1.0),
         own_token(64, 16, samples=2),
-        ("attention-collapse", "rank-collapse"),
-        "blocks",
+        (("attention-collapse", "blocks.0.attention"),),
     ),
 ]
 
