@@ -31,10 +31,13 @@ class Banded:
         centred: whether the sums of its rows over all points are known to be zero.
     """
 
-    __slots__ = ("back", "centred", "comb", "grid", "values")
+    __slots__ = ("_rows", "back", "centred", "comb", "grid", "values")
 
-    def __init__(self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False, *, centred: bool = False) -> None:
+    def __init__(
+        self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False, *, centred: bool = False
+    ) -> None:
         self.values, self.grid, self.back, self.comb, self.centred = values, grid, back, comb, centred
+        self._rows: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,7 +89,9 @@ class Banded:
 
     def _weighted(self, values: Tensor) -> Tensor:
         by_slot = self.by_offset(values).to(torch.float64)
-        total = 2 * (by_slot * self.grid.weights(self.comb).to(by_slot)).sum() - values[: self.grid.points].sum(dtype=torch.float64)
+        total = 2 * (by_slot * self.grid.weights(self.comb).to(by_slot)).sum() - values[: self.grid.points].sum(
+            dtype=torch.float64
+        )
         return total.to(values)
 
     def by_offset(self, values: Tensor | None = None) -> Tensor:
@@ -96,10 +101,14 @@ class Banded:
         return torch.stack([part.sum() for part in values.split(sizes)])
 
     def row_means(self) -> Tensor:
-        """Mean over all points q of K(p, q), shape (points,); each class of offsets by its carried members.
+        """Mean over all points q of K(p, q), shape (points,)."""
+        if self._rows is None:
+            self._rows = self._row_means()
+        return self._rows
 
-        What is averaged is K(p, q) / sqrt K(q, q): points differ in scale, and a row has few carried partners.
-        """
+    def _row_means(self) -> Tensor:
+        """Mean over all points q of K(p, q), shape (points,); each class of offsets by its carried members."""
+        # averaged is K(p, q) / sqrt K(q, q): points differ in scale, and a row has few carried partners
         grid = self.grid
         p, q, _ = grid.index
         P = grid.points
@@ -125,30 +134,32 @@ class Banded:
             total += partners[number] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
         return (total / P).to(self.values)
 
-    def inner(self, other: Banded) -> Tensor:
-        """Sum over all pairs of the product with another kernel.
+    def meet(self, other: Banded) -> Banded:
+        """Product with another kernel whose sum over all pairs is wanted.
 
-        The part of the other that is a sum over rows and columns meets the row sums of this one, so that only what is
-        centred is left to the quadrature: a derivative behind a batch norm has no row sums.
+        Where this one's rows sum to zero (a derivative behind a batch norm), what the other has in common over a row
+        meets nothing, and must not be left to the quadrature.
+
+        Returns:
+            The product, pair by pair.
         """
-        p, q, _ = self.grid.index
-        r = other.row_means()
-        g = r.mean()
-        centred = Banded(other.values - r[p] - r[q] + g, self.grid, comb=other.comb)
-        if self.centred:
-            return (self * centred).sum()
-        rows = self.row_means() * self.grid.points
-        return (self * centred).sum() + 2 * (rows * r).sum() - g * rows.sum()
+        if self.centred and not other.centred:
+            p, q, _ = self.grid.index
+            r = other.row_means()
+            other = Banded(other.values - r[p] - r[q] + r.mean(), self.grid, comb=other.comb)
+        return self * other
 
     def quadrature_error(self) -> Tensor:
         """Standard error of :meth:`mean` from how well each offset's mean is foretold by the others'."""
         grid = self.grid
-        sizes = torch.tensor([n * len(p) for n, p in zip(grid.counts, grid.sample_pairs, strict=True)], dtype=torch.float64)
+        if 2 * len(grid.offsets) - 1 >= math.prod(2 * n - 1 for n in grid.sizes):
+            return self.values.new_zeros(())  # all offsets are there
+        sizes = torch.tensor(
+            [n * len(p) for n, p in zip(grid.counts, grid.sample_pairs, strict=True)], dtype=torch.float64
+        )
         means = self.by_offset().double() / sizes
-        if len(half_plane(grid.sizes)) + 1 == len(grid.offsets):
-            return means.new_zeros(())
-        residual = means - grid.left_out @ means
-        share = 2 * sizes * grid.weights(False) / grid.points**2
+        residual = means - grid.left_out(self.comb) @ means
+        share = 2 * sizes * grid.weights(self.comb) / grid.points**2
         return (share[1:] * residual[1:]).square().sum().sqrt()
 
     def select(self, offset: int = 0) -> Tensor:
@@ -166,7 +177,9 @@ class Banded:
                 raise ValueError(f"two kernels on different pairs ({other.grid} and {self.grid}) cannot be combined.")
             back = None
             if self.back is not None or other.back is not None:
-                back = f(self.values if self.back is None else self.back, other.values if other.back is None else other.back)
+                back = f(
+                    self.values if self.back is None else self.back, other.values if other.back is None else other.back
+                )
             centred = linear and self.centred and other.centred
             return Banded(f(self.values, other.values), self.grid, back, self.comb or other.comb, centred=centred)
         if isinstance(other, Tensor) and other.dim() == 2:
@@ -193,7 +206,11 @@ class Banded:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """A full matrix or a number beside a banded kernel."""
         name = getattr(func, "__name__", "")
-        if len(args) == 2 and name in ("add", "mul", "__radd__", "__rmul__", "__add__", "__mul__") and isinstance(args[1], Banded):
+        if (
+            len(args) == 2
+            and name in ("add", "mul", "__radd__", "__rmul__", "__add__", "__mul__")
+            and isinstance(args[1], Banded)
+        ):
             return args[1]._with(args[0], (lambda a, b: a + b) if "add" in name else lambda a, b: a * b)
         return NotImplemented
 
@@ -201,7 +218,9 @@ class Banded:
 def _partners(grid: Grid, classes: list[int] | None, scale: Tensor) -> list[Tensor]:
     """Sum of a vector over the points of each class of offsets from every point, other sites only; each (points,)."""
     by_site = scale.reshape(grid.samples, -1).sum(0)
-    here = torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid.sizes], indexing="ij"), 0).reshape(len(grid.sizes), -1)
+    here = torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid.sizes], indexing="ij"), 0).reshape(
+        len(grid.sizes), -1
+    )
 
     def sharing(ratios: list[int]) -> Tensor:
         """Sum over the sites that differ by multiples of the ratios."""
@@ -231,6 +250,9 @@ def band(K: Banded | Tensor, grid: Grid) -> Banded:
 def dense(K: Banded | Tensor) -> Tensor:
     """The full matrix; offsets that are not carried are interpolated.
 
+    Returns:
+        Shape (points, points).
+
     Raises:
         ValueError: the matrix would have too many entries.
     """
@@ -238,7 +260,9 @@ def dense(K: Banded | Tensor) -> Tensor:
         return K
     grid, S = K.grid, K.grid.sites
     if grid.points > _DENSE:
-        raise ValueError(f"a step needs all pairs of {grid.points} points, which do not fit; pass smaller images to predict it.")
+        raise ValueError(
+            f"a step needs all pairs of {grid.points} points, which do not fit; pass smaller images to predict it."
+        )
     wanted = half_plane(grid.sizes)
     out = K.values.new_zeros(grid.points, grid.points)
     p, q, _ = grid.index
@@ -254,7 +278,13 @@ def dense(K: Banded | Tensor) -> Tensor:
             top = [int(k) for k in (w > 1e-3).nonzero()[:, 0]]
             if not top:
                 continue
-            here = torch.arange(S).reshape(grid.sizes)[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, grid.sizes, strict=True))].reshape(-1)
+            here = (
+                torch.arange(S)
+                .reshape(grid.sizes)[
+                    tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, grid.sizes, strict=True))
+                ]
+                .reshape(-1)
+            )
             shift = sum(x * math.prod(grid.sizes[d + 1 :]) for d, x in enumerate(o))
             for place, (a, b) in enumerate([(a, b) for a in range(B) for b in range(B)]):
                 value, norm, mirror = (K.values.new_zeros(S) for _ in range(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,15 @@ class Window:
     stride: tuple[int, ...]
 
     @classmethod
-    def of(cls, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], *,
-           centre: bool = False) -> Window:
+    def of(
+        cls,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        *,
+        centre: bool = False,
+    ) -> Window:
         """From the arguments of a convolution; ``centre``: only the middle tap."""
         taps = []
         for k, pad, step in zip(kernel, padding, dilation, strict=True):
@@ -60,7 +68,9 @@ def window_sum(planes: Tensor, window: Window, out: Sequence[int]) -> Tensor:
         for tap in taps:
             spans = _spans(tap, stride, planes.shape[d + 1], out[d])
             if spans is not None:
-                total.narrow(d + 1, spans[1].start, spans[1].stop - spans[1].start).add_(planes[(slice(None),) * (d + 1) + (spans[0],)])
+                total.narrow(d + 1, spans[1].start, spans[1].stop - spans[1].start).add_(
+                    planes[(slice(None),) * (d + 1) + (spans[0],)]
+                )
         planes = total
     return planes
 
@@ -74,7 +84,9 @@ def window_scatter(planes: Tensor, window: Window, sizes: Sequence[int]) -> Tens
         for tap in taps:
             spans = _spans(tap, stride, sizes[d], planes.shape[d + 1])
             if spans is not None:
-                total[(slice(None),) * (d + 1) + (spans[0],)] += planes.narrow(d + 1, spans[1].start, spans[1].stop - spans[1].start)
+                total[(slice(None),) * (d + 1) + (spans[0],)] += planes.narrow(
+                    d + 1, spans[1].start, spans[1].stop - spans[1].start
+                )
         planes = total
     return planes
 
@@ -83,7 +95,8 @@ def _moved(K: Banded, values: Tensor, target: Grid, ratio: Sequence[int], coarse
     """Planes of K in the order of another grid's offsets, and which of those planes K has."""
     source = {o: k for k, o in enumerate(K.grid.offsets)}
     planes = K.grid.planes(values)
-    rows, have = [], []
+    rows: list[int] = []
+    have: list[int] = []
     for k, o in enumerate(target.offsets):
         if coarser:
             wanted = tuple(x * r for x, r in zip(o, ratio, strict=True))
@@ -138,7 +151,10 @@ def data_kernel(x: Tensor, window: Window, out: Grid) -> Banded:
         pairs = out.sample_pairs[k]
         planes = x.new_zeros(len(pairs), *sizes)
         for plane, (a, b) in enumerate(pairs):
-            planes[(plane, *here)] = (x[(slice(None), a, *here)] * x[(slice(None), b, *there)]).mean(0)
+            one: Any = (slice(None), a, *here)
+            two: Any = (slice(None), b, *there)
+            at_here: Any = (plane, *here)
+            planes[at_here] = (x[one] * x[two]).mean(0)
         summed = window_sum(planes, window, out.sizes)
         valid = tuple(slice(max(0, -v), n - max(0, v)) for v, n in zip(o, out.sizes, strict=True))
         part = summed[(slice(None), *valid)].reshape(-1)

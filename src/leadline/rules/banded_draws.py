@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
-from leadline.rules.expr import NoRule
-from leadline.rules.expr import Apply, Cat, Expr, Lin, Product, Source, gaussian
+from leadline.rules.expr import Apply, Cat, Expr, Lin, NoRule, Product, Source, gaussian
 
 __all__ = ["Evaluator", "leaves_of", "normals", "pair_roots", "unique"]
+
 
 @dataclass
 class Evaluator:

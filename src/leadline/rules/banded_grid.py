@@ -34,13 +34,18 @@ class Plan:
         Args:
             level: pixels a step of the map.
             sizes: its sites in each dimension.
+
+        Returns:
+            The grid of pairs.
         """
         key = (tuple(level), tuple(sizes))
         if key not in self._grids:
             inside = []
             for o in self.offsets:
                 step = tuple(x // t for x, t in zip(o, level, strict=True))
-                if all(x % t == 0 for x, t in zip(o, level, strict=True)) and all(abs(x) < n for x, n in zip(step, sizes, strict=True)):
+                if all(x % t == 0 for x, t in zip(o, level, strict=True)) and all(
+                    abs(x) < n for x, n in zip(step, sizes, strict=True)
+                ):
                     inside.append(step)
             self._grids[key] = Grid(self, key[0], key[1], tuple(inside))
         return self._grids[key]
@@ -106,8 +111,12 @@ class Grid:
         numbers = torch.arange(self.sites).reshape(self.sizes)
         first, second, places = [], [], []
         for k, o in enumerate(self.offsets):
-            here = numbers[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, self.sizes, strict=True))].reshape(-1)
-            there = numbers[tuple(slice(max(0, x), n - max(0, -x)) for x, n in zip(o, self.sizes, strict=True))].reshape(-1)
+            here = numbers[tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(o, self.sizes, strict=True))].reshape(
+                -1
+            )
+            there = numbers[
+                tuple(slice(max(0, x), n - max(0, -x)) for x, n in zip(o, self.sizes, strict=True))
+            ].reshape(-1)
             for plane, (a, b) in enumerate(self.sample_pairs[k], self.starts[k]):
                 first.append(here + a * self.sites)
                 second.append(there + b * self.sites)
@@ -162,6 +171,9 @@ class Grid:
 
         ``comb``: the field may be zero at offsets that a coarser level's step does not divide (what a strided layer
         sends back is): every class of offsets is then represented by its own.
+
+        Returns:
+            One weight an offset.
         """
         return self._combed if comb else self._smooth
 
@@ -194,13 +206,23 @@ class Grid:
                 out[rows[:, None], slots] = interpolation(self.steps[1:][slots], wanted[rows])
         return out
 
+    def left_out(self, comb: bool) -> Tensor:
+        """For each offset, how the others of its class foretell its mean, shape (offsets, offsets): checks the quadrature."""
+        return self._left_out_combed if comb else self._left_out_smooth
+
     @cached_property
-    def left_out(self) -> Tensor:
-        """For each offset (zero first), how the others predict its mean, shape (offsets, offsets): checks the quadrature."""
+    def _left_out_smooth(self) -> Tensor:
+        return self._left_out([0] * len(self.offsets))
+
+    @cached_property
+    def _left_out_combed(self) -> Tensor:
+        return self._left_out(self.classes)
+
+    def _left_out(self, classes: list[int]) -> Tensor:
         n = len(self.offsets)
         out = torch.zeros(n, n, dtype=torch.float64)
         for k in range(1, n):
-            others = [j for j in range(1, n) if j != k]
+            others = [j for j in range(1, n) if j != k and classes[j] == classes[k]]
             if others:
                 out[k, others] = interpolation(self.steps[others], self.steps[[k]])[0]
         return out

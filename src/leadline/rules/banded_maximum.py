@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +26,8 @@ class Pooled:
     """Maxima over windows.
 
     ``second``, ``mean``: of the maxima. ``wins``: probability of each tap (points, taps). ``slope``: second moment of the
-    slope at the winners, over that at any site, where an activation comes before. ``error``, ``pair_error``: relative standard errors of the variances and of
+    slope at the winners, over that at any site, where an activation comes before. ``error``, ``pair_error``: relative
+    standard errors of the variances and of
     the correlations.
     """
 
@@ -44,15 +44,24 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
 
     A sample of pairs of windows is drawn; the correlation of their maxima is fitted by that of their sites, and by the
     correlation inside the windows.
+
+    Returns:
+        Second moment, mean and errors of the maxima.
     """
-    slope = Apply(expr.size, expr.sources, expr.activation, expr.inner, 1) if isinstance(expr, Apply) and expr.order == 0 else None
+    slope = (
+        Apply(expr.size, expr.sources, expr.activation, expr.inner, 1)
+        if isinstance(expr, Apply) and expr.order == 0
+        else None
+    )
     windows = Windows(expr, slope, window, out, second, seed)
     own = windows.each()
     P = out.points
     M = second(expr)
     features = _features(M, window, out)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.unique(torch.randint(P, out.pairs, (_PAIRS,), generator=generator)) if out.pairs > P else torch.arange(0)
+    chosen = (
+        torch.unique(torch.randint(P, out.pairs, (_PAIRS,), generator=generator)) if out.pairs > P else torch.arange(0)
+    )
     drawn, drawn_slope = windows.pairs(chosen)
     p, q, _ = out.index
     fitted, residual = _fit(features, chosen, drawn)
@@ -78,6 +87,9 @@ def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, slope
         window: the taps.
         into: pairs of the input.
         sloped: multiply by the slope of the activation at the winners.
+
+    Returns:
+        The derivative at the sites.
     """
     slope = pooled.slope if sloped and pooled.slope is not None else Banded(torch.ones_like(D.values), D.grid)
     back = Back(D * slope, window, into)
@@ -99,7 +111,9 @@ def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, slope
             continue
         parts = [(back.lag(k, delta), part) for delta, part in tap_pairs(window)]
         other = shifted(sites, D.grid.offsets[k])
-        shared = sum((window_sum(ones, part, D.grid.sizes) for lag, part in parts if lag == back.zero), torch.zeros_like(sites))
+        shared = sum(
+            (window_sum(ones, part, D.grid.sizes) for lag, part in parts if lag == back.zero), torch.zeros_like(sites)
+        )
         both = (sites + other - shared).clamp_min(1.0)
         apart = back.planes(k) * (1 - shared / both) / (sites * other - shared).clamp_min(1.0)
         left, lost = torch.zeros_like(sites), []

@@ -22,8 +22,8 @@ from leadline.rules.expr import Expr, Source
 __all__ = ["Drawn", "drawn_mean", "drawn_second"]
 
 _REPLICATES = 8
-_POINT_DRAWS, _PAIR_DRAWS = 4096, 1024
-_POINTS, _PAIRS = 384, 4096  # drawn for a regression
+_POINT_DRAWS, _PAIR_DRAWS = 4096, 2048
+_POINTS, _PAIRS = 256, 1024  # drawn for a regression
 _FEW_DRAWS = 256  # of each pair where all are drawn
 _CHUNK = 2**17  # numbers of one array while pairs are evaluated, so that it stays in cache
 _MISFIT = 0.01  # residual of a regression, relative, from which everything is drawn
@@ -71,7 +71,9 @@ def drawn_mean(expr: Expr, grid: Grid, second: Second, seed: int) -> tuple[Tenso
     return mean[0], own[0], error[0]
 
 
-def drawn_second(exprs: Sequence[Expr], grid: Grid, second: Second, seed: int, where: Tensor | None = None) -> list[Drawn]:
+def drawn_second(
+    exprs: Sequence[Expr], grid: Grid, second: Second, seed: int, where: Tensor | None = None
+) -> list[Drawn]:
     """<h_p h_q> of expressions at the pairs of a grid, all on the same draws.
 
     Args:
@@ -141,7 +143,9 @@ def _points(exprs: Sequence[Expr], parts: _Parts, points: Tensor, seed: int) -> 
     return mean, own, (spread.mean(1) / own.mean(1).clamp_min(1e-30)).tolist()
 
 
-def _correlations(exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int) -> tuple[Tensor, list[float]]:
+def _correlations(
+    exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int
+) -> tuple[Tensor, list[float]]:
     """<h_p h_q> / sqrt(<h_p^2> <h_q^2>) of pairs (expressions, pairs), and their standard errors."""
     if wanted.numel() > 3 * _PAIRS and parts.alive:
         picked = torch.randint(wanted.numel(), (_PAIRS,), generator=torch.Generator().manual_seed(seed)).unique()
@@ -185,7 +189,9 @@ def _regress(table: Tensor, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return (table @ (x / norm[:, None]).to(table)).to(targets), (A @ x - y).square().mean(0).sqrt()
 
 
-def _pairs(exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int, draws: int) -> tuple[Tensor, list[float]]:
+def _pairs(
+    exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int, draws: int
+) -> tuple[Tensor, list[float]]:
     z = normals(2 * parts.count, draws, _REPLICATES // 2, seed, parts.kernels[0].values)
     given = {id(e): z[[parts.number[id(e)], parts.count + parts.number[id(e)]]] for e in parts.leaves}
     p, q, _ = grid.index

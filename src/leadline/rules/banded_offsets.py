@@ -13,6 +13,7 @@ __all__ = ["Images", "Offset", "choose_offsets", "half_plane", "interpolation", 
 
 Offset = tuple[int, ...]
 _GOLDEN = 2.399963229728653
+_TURN = 0.5  # distance, in units of log distance, between directions at right angles, over the root of two
 _NEAR, _LAST_NEAR = 1, 2  # steps around a site whose offsets are always carried, and those of the coarsest map
 
 
@@ -60,8 +61,14 @@ def window_offsets(kernel: Sequence[int], dilation: Sequence[int], level: Sequen
     return [tuple(o) for o in steps.tolist()]
 
 
-def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], extra: Sequence[Offset] = (), *,
-                   each: int = 8, last: int = 16) -> list[Offset]:
+def choose_offsets(
+    levels: Sequence[Offset],
+    sizes: Sequence[Sequence[int]],
+    extra: Sequence[Offset] = (),
+    *,
+    each: int = 8,
+    last: int = 16,
+) -> list[Offset]:
     """Offsets in pixels that stand for all pairs of sites, on every map of a network.
 
     A convolution of stride two forgets the offsets that two does not divide. So each level (map of a certain stride) gets
@@ -82,8 +89,12 @@ def choose_offsets(levels: Sequence[Offset], sizes: Sequence[Sequence[int]], ext
     for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
         coarser = levels[number + 1] if number + 1 < len(levels) else None
         # as far as the finest map reaches, which padding may have made a little larger
-        size = [max(-(-m * s // t) for m, s in zip(along, steps, strict=True))
-                for t, along, steps in zip(level, zip(*sizes[: number + 1], strict=True), zip(*levels[: number + 1], strict=True), strict=True)]
+        size = [
+            max(-(-m * s // t) for m, s in zip(along, steps, strict=True))
+            for t, along, steps in zip(
+                level, zip(*sizes[: number + 1], strict=True), zip(*levels[: number + 1], strict=True), strict=True
+            )
+        ]
         steps = half_plane(size)
         if coarser is not None:
             steps = steps[((steps * torch.tensor(level)) % torch.tensor(coarser) != 0).any(1)]
@@ -100,6 +111,8 @@ def _strata(steps: Tensor, size: Sequence[int], count: int, reach: int) -> Tenso
         return steps
     distance = steps.double().square().sum(1).sqrt()
     near = steps.abs().amax(1) <= reach
+    if bool(near.all()):
+        return steps
     far, distance = steps[~near], distance[~near]
     order = torch.argsort(distance, stable=True)
     far, distance = far[order], distance[order]
@@ -124,8 +137,8 @@ def _strata(steps: Tensor, size: Sequence[int], count: int, reach: int) -> Tenso
 def interpolation(carried: Tensor, wanted: Tensor) -> Tensor:
     """Weights that give a smooth, symmetric function at all offsets from its values at the carried ones.
 
-    Inverse distance to the fourth power in the metric |o - r|^2 / |o||r|, in which near offsets are known finely and far
-    ones coarsely; exact where an offset is carried.
+    Ordinary kriging with an exponential covariance over log distance and (twice the) direction, in which near offsets
+    are known finely and far ones coarsely; exact where an offset is carried.
 
     Args:
         carried: offsets with a value, zero not among them, shape (carried, dimensions).
@@ -134,10 +147,20 @@ def interpolation(carried: Tensor, wanted: Tensor) -> Tensor:
     Returns:
         Weights, shape (wanted, carried), rows sum to one.
     """
-    r, o = carried.double(), wanted.double()
-    one, two = o.square().sum(1)[:, None], r.square().sum(1)[None, :]
-    near = (one + two - 2 * (o @ r.T).abs()).clamp_min(0)  # o or -o, whichever is closer
-    weights = (near / (one * two).sqrt() + 1e-9).pow(-2)
-    hit = near < 0.5
-    weights = torch.where(hit.any(1, keepdim=True), hit.double(), weights)
-    return weights / weights.sum(1, keepdim=True)
+    known, asked = _place(carried), _place(wanted)
+    n = known.shape[0]
+    system = torch.ones(n + 1, n + 1, dtype=torch.float64)
+    system[:n, :n] = torch.exp(-torch.cdist(known, known))
+    system[n, n] = 0.0
+    right = torch.ones(n + 1, asked.shape[0], dtype=torch.float64)
+    right[:n] = torch.exp(-torch.cdist(known, asked))
+    return torch.linalg.solve(system, right)[:n].T
+
+
+def _place(offsets: Tensor) -> Tensor:
+    """Log distance and the products of the direction's components, which o and -o share."""
+    o = offsets.double()
+    distance = o.square().sum(1, keepdim=True).sqrt()
+    unit = o / distance
+    products = (unit[:, :, None] * unit[:, None, :]).flatten(1)
+    return torch.cat([distance.log(), _TURN * products], 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
 from typing import TYPE_CHECKING
 
 from leadline.program import Program, Ref, Step
@@ -108,6 +107,9 @@ def make_plan(program: Program, images: Images) -> Plan | None:
     Args:
         program: from :func:`leadline.trace`.
         images: how many of them.
+
+    Returns:
+        The plan, or None.
     """
     levels = image_levels(program)
     if not levels:
@@ -125,7 +127,13 @@ def make_plan(program: Program, images: Images) -> Plan | None:
     ordered = sorted(largest, key=math.prod)
     extra: list[Offset] = []
     for step in program.steps:
-        if "pool" in step.op and "adaptive" not in step.op and step.inputs and step.inputs[0] in levels and step.name in levels:
+        if (
+            "pool" in step.op
+            and "adaptive" not in step.op
+            and step.inputs
+            and step.inputs[0] in levels
+            and step.name in levels
+        ):
             kernel = _many(step.arguments["kernel_size"], rank)
             dilation = _many(step.arguments.get("dilation", 1) or 1, rank)
             if math.prod(kernel) <= _SMALL_WINDOW:
@@ -135,7 +143,11 @@ def make_plan(program: Program, images: Images) -> Plan | None:
 
 
 def _is_image(step: Step) -> bool:
-    return isinstance(step.arguments.get("input"), Ref) and _rank(step) >= 1 and not any(a.kind == "sample" for a in step.points[1:])
+    return (
+        isinstance(step.arguments.get("input"), Ref)
+        and _rank(step) >= 1
+        and not any(a.kind == "sample" for a in step.points[1:])
+    )
 
 
 def _rank(step: Step) -> int:

@@ -42,6 +42,8 @@ def lag_planes(K: Banded, lag: Offset, pairs: list[tuple[int, int]], planes: Ten
 def shifted(planes: Tensor, lag: Offset) -> Tensor:
     """Value at s + lag, zero outside."""
     out = torch.zeros_like(planes)
+    if any(abs(x) >= n for x, n in zip(lag, planes.shape[1:], strict=True)):
+        return out
     here = tuple(slice(max(0, -x), n - max(0, x)) for x, n in zip(lag, planes.shape[1:], strict=True))
     there = tuple(slice(max(0, x), n - max(0, -x)) for x, n in zip(lag, planes.shape[1:], strict=True))
     out[(slice(None), *here)] = planes[(slice(None), *there)]
@@ -51,7 +53,8 @@ def shifted(planes: Tensor, lag: Offset) -> Tensor:
 def between_lags(K: Banded) -> float:
     """How much of a pair's deviation from the mean correlation at its lag is that of the lags next to it.
 
-    Read from pairs of different samples: 0 for images of noise, near 1 for smooth ones.
+    Returns:
+        Read from pairs of different samples: 0 for images of noise, near 1 for smooth ones.
     """
     grid = K.grid
     pairs = [(a, b) for a in range(grid.samples) for b in range(grid.samples) if a != b]
@@ -64,7 +67,9 @@ def between_lags(K: Banded) -> float:
     for o in near:
         there = lag_planes(K, o, pairs, planes)
         inside = lag_planes(Banded(torch.ones_like(K.values), grid), o, pairs)
-        one, two = ((x - (x * inside).sum() / inside.sum()) * inside for x in (here, there))  # type: ignore[operator]
+        if here is None or there is None or inside is None:
+            continue
+        one, two = ((x - (x * inside).sum() / inside.sum()) * inside for x in (here, there))
         found.append(float((one * two).sum() / (one.square().sum() * two.square().sum()).sqrt().clamp_min(1e-30)))
     return max(0.0, sum(found) / len(found))
 
@@ -101,25 +106,31 @@ def average(K: Banded, window: Window, out: Grid) -> Banded:
     values = K.values.new_zeros(out.starts[-1], *out.sizes)
     all_planes = K.grid.planes(K.values)
     share, pairs = between_lags(K), list(tap_pairs(window))
+    ones = all_planes.new_ones(1, *K.grid.sizes)
+    sites = window_sum(ones, window, out.sizes)
     for k, o in enumerate(out.offsets):
         base = tuple(x * s for x, s in zip(o, window.stride, strict=True))
         rows = slice(out.starts[k], out.starts[k + 1])
         central = between_taps(K, base, out.sample_pairs[k], all_planes, share)
-        if not any(carried(K.grid, tuple(x + d for x, d in zip(base, delta, strict=True))) for delta, _ in pairs if any(delta)):
+        if not any(
+            carried(K.grid, tuple(x + d for x, d in zip(base, delta, strict=True))) for delta, _ in pairs if any(delta)
+        ):
             if central is not None:
-                values[rows] = window_sum(central * (window.count - 1), window, out.sizes)
+                values[rows] = window_sum(central, window, out.sizes) * (shifted(sites, o) - 1).clamp_min(0)
                 values[rows] += window_sum(lag_planes(K, base, out.sample_pairs[k], all_planes), window, out.sizes)  # type: ignore[arg-type]
             continue
         for delta, part in pairs:
-            planes = lag_planes(K, tuple(x + d for x, d in zip(base, delta, strict=True)), out.sample_pairs[k], all_planes)
-            planes = central if planes is None else planes
+            lag = tuple(x + d for x, d in zip(base, delta, strict=True))
+            planes = lag_planes(K, lag, out.sample_pairs[k], all_planes)
+            if planes is None and central is not None:
+                planes = central * shifted(ones, lag)
             if planes is not None:
                 values[rows] += window_sum(planes, part, out.sizes)
     return Banded(out.from_planes(values / window.count**2), out, comb=K.comb)
 
 
 def average_back(D: Banded, window: Window, into: Grid) -> Banded:
-    """The transpose of :func:`average`; what falls on a lag that is not carried goes to those around it, so that sums are kept."""
+    """The transpose of :func:`average`; what falls on a lag that is not carried goes to those around it: sums are kept."""
     back = Back(D, window, into)
     pairs = list(tap_pairs(window))
     for k in range(len(D.grid.offsets)):
@@ -128,6 +139,8 @@ def average_back(D: Banded, window: Window, into: Grid) -> Banded:
         lost: list[tuple[Offset, int]] = []
         for delta, part in pairs:
             lag = back.lag(k, delta)
+            if any(abs(x) >= n for x, n in zip(lag, into.sizes, strict=True)):
+                continue
             if not carried(into, lag):
                 lost.append((lag, part.count))
                 continue
@@ -192,9 +205,9 @@ class Back:
         count = torch.tensor([n for _, n in lags], dtype=table.dtype)
         shares = count @ table / count.sum()
         shares = torch.where(shares < _NEGLIGIBLE, torch.zeros_like(shares), shares)
-        shares = (shares / shares.sum()).tolist()
+        portions: list[float] = (shares / shares.sum()).tolist()
         axes = tuple(range(1, planes.dim()))
-        for slot, share in enumerate(shares, 1):
+        for slot, share in enumerate(portions, 1):
             if share == 0.0 or self.weights_in[slot] == 0:
                 continue
             inside = planes * shifted(torch.ones_like(planes[:1]), self.into.offsets[slot])

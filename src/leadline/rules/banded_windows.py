@@ -50,13 +50,17 @@ class Windows:
         seed: of the draws.
     """
 
-    def __init__(self, expr: Expr, slope: Expr | None, window: Window, out: Grid, second: Callable[[Expr], Banded], seed: int) -> None:
+    def __init__(
+        self, expr: Expr, slope: Expr | None, window: Window, out: Grid, second: Callable[[Expr], Banded], seed: int
+    ) -> None:
         self.expr, self.slope, self.window, self.out, self.seed = expr, slope, window, out, seed
         self.places = list(itertools.product(*window.taps))
         self.leaves = leaves_of(expr)
         self.inner = second(expr).grid
         self.lookups = {id(e): _Lookup(second(e), self.places, out, window) for e in self.leaves}
-        coordinates = torch.stack(torch.meshgrid(*[torch.arange(n) for n in out.sizes], indexing="ij"), -1).reshape(-1, len(out.sizes))
+        coordinates = torch.stack(torch.meshgrid(*[torch.arange(n) for n in out.sizes], indexing="ij"), -1).reshape(
+            -1, len(out.sizes)
+        )
         at = coordinates[:, None] * torch.tensor(window.stride) + torch.tensor(self.places)[None]
         sizes = torch.tensor(self.inner.sizes)
         self.valid = ((at >= 0) & (at < sizes)).all(-1)
@@ -95,7 +99,13 @@ class Windows:
     def _drawn(self, points: Tensor, slot: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         """Values and slopes at the sites of windows, shape (tuples, windows, taps, draws); -inf outside the image.
 
-        ``points``: windows (tuples, 1 or 2). ``slot``: number of the offset between the two.
+        Args:
+            points: windows (tuples, 1 or 2).
+            slot: number of the offset between the two.
+            draws: how many.
+
+        Returns:
+            The values and the slopes.
         """
         count, m = points.shape[1], len(self.places)
         kept, number = unique(self.leaves)
@@ -108,7 +118,9 @@ class Windows:
         for e in self.leaves:
             C = like.new_zeros(points.shape[0], count * m, count * m, dtype=torch.float64)
             for i, j in itertools.combinations_with_replacement(range(count), 2):
-                block = self.lookups[id(e)](sample[:, i], site[:, i], sample[:, j], site[:, j], slot if i != j else torch.zeros_like(slot))
+                block = self.lookups[id(e)](
+                    sample[:, i], site[:, i], sample[:, j], site[:, j], slot if i != j else torch.zeros_like(slot)
+                )
                 block = block.double() * valid[:, i, :, None] * valid[:, j, None, :]
                 C[:, i * m : (i + 1) * m, j * m : (j + 1) * m] = block
                 C[:, j * m : (j + 1) * m, i * m : (i + 1) * m] = block.transpose(1, 2)
@@ -164,12 +176,19 @@ class _Lookup:
         """Covariance (tuples, m, m) of the sites (tuples, m) of two windows whose offset has number ``slot``."""
         found, flip, stand_in = self.slot[slot], self.flip[slot], self.stand_in[slot]
         i, j = site[:, :, None].expand_as(found), site_two[:, None, :].expand_as(found)
-        value = self._at(found, torch.where(flip, other[:, None, None], sample[:, None, None]),
-                         torch.where(flip, sample[:, None, None], other[:, None, None]), torch.where(flip, j, i))
+        value = self._at(
+            found,
+            torch.where(flip, other[:, None, None], sample[:, None, None]),
+            torch.where(flip, sample[:, None, None], other[:, None, None]),
+            torch.where(flip, j, i),
+        )
         if not bool(stand_in.any()):
             return value
         base = self.base[slot]
-        near = (self._equal(base, sample, other, site, slot)[:, :, None] + self._equal(base, sample, other, site_two - self.shift[slot][:, None], slot)[:, None, :]) / 2
+        near = (
+            self._equal(base, sample, other, site, slot)[:, :, None]
+            + self._equal(base, sample, other, site_two - self.shift[slot][:, None], slot)[:, None, :]
+        ) / 2
         return torch.where(stand_in, near, value)
 
     def _at(self, found: Tensor, a: Tensor, b: Tensor, site: Tensor) -> Tensor:
@@ -183,7 +202,9 @@ class _Lookup:
         there = (site + self.shift[slot][:, None]).clamp(0, S - 1)
         carried = (base >= 0)[:, None]
         known = base.clamp_min(0)
-        local = self._at(known[:, None].expand_as(site), sample[:, None].expand_as(site), other[:, None].expand_as(site), site)
+        local = self._at(
+            known[:, None].expand_as(site), sample[:, None].expand_as(site), other[:, None].expand_as(site), site
+        )
         size = (self.own[sample[:, None] * S + site] * self.own[other[:, None] * S + there]).clamp_min(0).sqrt()
         mean = size * self.mean[known][:, None]
         return torch.where(carried, mean * (1 - self.share) + local * self.share, mean)

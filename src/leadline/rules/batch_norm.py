@@ -24,8 +24,11 @@ _DRAWN = 1024  # points up to which a large image's channels can be drawn jointl
 
 @rule("batch_norm", cites=["yang2019mean"])
 class BatchNorm(Rule):
-    """Train mode: each channel over the batch and its sites, drawn jointly where the batch is small, else
-    (h - mean) / sqrt(mean_p K_pp - mean_pq K_pq + eps). Eval mode: the stored statistics."""
+    """Each channel over the batch and its sites.
+
+    Train mode: drawn jointly where the batch is small, else (h - mean) / sqrt(mean_p K_pp - mean_pq K_pq + eps).
+    Eval mode: the stored statistics.
+    """
 
     def forward(self, step: Step, ctx: Context) -> list[State]:
         """Normalise over points, then gain and bias."""
@@ -50,22 +53,25 @@ class BatchNorm(Rule):
             return {ref.name: cotangent.scaled(float(inverse), step.width)}
         if certain(expr, ctx):
             # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
-            total, factor = cotangent.total(ctx.moments), scale(step, expr, ctx) * (1 + spread(expr, ctx)) ** 0.5
+            total, unit = cotangent.total(ctx.moments), scale(step, expr, ctx)
+            factor = unit * (1 + spread(expr, ctx)) ** 0.5
             if isinstance(total, Banded):
                 centred = Centring(total.grid, factor).adjoint(total)
-                unit = Centring(total.grid, scale(step, expr, ctx)).kernel(ctx.moments.second(expr))  # type: ignore[arg-type]
-                # the derivative along the channel itself is divided out: its share of the trace, in the channel's own shape
-                return {ref.name: fresh(centred - unit * (centred.inner(unit) / expr.size**2))}
-            C = centring(expr.size, ctx)
-            centred = C @ total @ C.T * factor**2
-            unit = C @ ctx.moments.second(expr) @ C.T * scale(step, expr, ctx) ** 2
-            return {ref.name: fresh(centred - unit * ((centred * unit).sum() / expr.size**2))}
+            else:
+                C = centring(expr.size, ctx)
+                centred = C @ total @ C.T * factor**2
+            # the derivative along the channel itself is divided out: its share of the trace, in the channel's own shape
+            own = centred_second(expr, ctx) * unit**2
+            along = centred.meet(own).sum() if isinstance(centred, Banded) else (centred * own).sum()
+            return {ref.name: fresh(centred - own * (along / expr.size**2))}
         return {ref.name: ctx.through_draws(expr, standardise(step), cotangent)}
 
 
 def training(step: Step) -> bool:
     """Whether the step normalises by the batch."""
-    return bool(step.arguments.get("training", "running_mean" not in step.arguments)) and "no_training" not in str(step.node.target)
+    return bool(step.arguments.get("training", "running_mean" not in step.arguments)) and "no_training" not in str(
+        step.node.target
+    )
 
 
 def buffer(step: Step, slot: str, ctx: Context) -> Tensor:
@@ -102,7 +108,7 @@ def centred(step: Step, expr: Expr, ctx: Context) -> Expr:
     if pairs is not None:
         out = mix(expr, Centring(pairs, factor))
         # what is not Gaussian is not drawn through a map over points
-        return out if gaussian(expr) else source(ctx.moments.second(out), gaussian=False)  # type: ignore[arg-type]
+        return out if gaussian(expr) else source(ctx.moments.second(out), gaussian=False)
     return mix(expr, centring(expr.size, ctx) * factor)
 
 
@@ -114,15 +120,24 @@ def certain(expr: Expr, ctx: Context) -> bool:
     return pairs.points > _DRAWN or spread(expr, ctx) < _CORRECTED
 
 
+def centred_second(expr: Expr, ctx: Context) -> Kernel:
+    """Second moment after the mean over the batch is taken off."""
+    if "centred" not in expr.memo:
+        K = ctx.moments.second(expr)
+        if isinstance(K, Banded):
+            expr.memo["centred"] = Centring(K.grid, 1.0).kernel(K)
+        else:
+            C = centring(expr.size, ctx)
+            expr.memo["centred"] = C @ K @ C
+    return expr.memo["centred"]
+
+
 def spread(expr: Expr, ctx: Context) -> float:
     """Relative variance, over channels, of the batch variance of a Gaussian value: 2 |C K C|^2 / (tr C K C)^2."""
-    K = ctx.moments.second(expr)
-    if isinstance(K, Banded):
-        centred: Kernel = Centring(K.grid, 1.0).kernel(K)
-    else:
-        C = centring(expr.size, ctx)
-        centred = C @ K @ C
-    return float(2 * centred.square().sum() / centred.diagonal().sum().square())
+    if "spread" not in expr.memo:
+        centred = centred_second(expr, ctx)
+        expr.memo["spread"] = float(2 * centred.square().sum() / centred.diagonal().sum().square())
+    return expr.memo["spread"]  # type: ignore[return-value]
 
 
 def standardise(step: Step):  # type: ignore[no-untyped-def]

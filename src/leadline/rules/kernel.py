@@ -78,13 +78,14 @@ def gram(activation: Activation, K: Kernel, rtol: float, order: int) -> Kernel:
     own = activation.second_moment(variances) if order == 0 else activation.derivative_moment(variances)
     a, b = variances[p[P:]], variances[q[P:]]
     limit = (a * b).sqrt()
+    values: Tensor | None = None
     c = torch.minimum(torch.maximum(K.values[P:], -limit), limit)
     if activation.slopes is not None and K.dtype == torch.float32:
         # a closed form that needs no more than single precision, at millions of pairs
         rho = torch.where(limit > 0, c / limit.clamp_min(1e-30), c)
         pair = Pair(a, b, c, rho, ((1 - rho) * (1 + rho)).clamp_min(0))
         values = activation._dual(pair) if order == 0 else activation._dual_derivative(pair)
-    else:
+    if values is None:
         values = activation.dual(a, c, b, rtol) if order == 0 else activation.dual_derivative(a, c, b, rtol)
     return Banded(torch.cat([own, values]), K.grid)
 

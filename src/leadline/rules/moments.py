@@ -43,7 +43,7 @@ class Moments:
         """Mean over channels of h_p h_q, shape (P, P)."""
         if "second" not in expr.memo:
             expr.memo["second"] = self._second(expr, None)
-        return expr.memo["second"]  # type: ignore[return-value]
+        return expr.memo["second"]
 
     def times(self, K: Kernel, expr: Expr) -> Kernel:
         """K times the second moment of an expression, which is taken only where K is not zero."""
@@ -55,13 +55,20 @@ class Moments:
     def draw_together(self, waves: Sequence[tuple[Kernel, Expr]]) -> None:
         """Take the second moments that will need draws on the same ones, where the kernels beside them are not zero."""
         kernels = [K for K, _ in waves if isinstance(K, Banded)]
-        found = {id(e): e for _, expr in waves for e in _drawn_parts(expr) if "second" not in e.memo and "where" not in e.memo}
+        found = {
+            id(e): e
+            for _, expr in waves
+            for e in _drawn_parts(expr)
+            if "second" not in e.memo and "where" not in e.memo
+        }
         if len(found) < 2 or len(kernels) < len(waves) or any(K.grid is not kernels[0].grid for K in kernels):
             return
         mask = torch.stack([K.values != 0 for K in kernels]).any(0)
         exprs = list(found.values())
         for expr, drawn in zip(exprs, drawn_second(exprs, kernels[0].grid, self.second, self.seed, mask), strict=True):
-            expr.memo.update({"where": (drawn.second, mask), "mean": drawn.mean, "error": drawn.error, "pair": drawn.pair_error})
+            expr.memo.update(
+                {"where": (drawn.second, mask), "mean": drawn.mean, "error": drawn.error, "pair": drawn.pair_error}
+            )
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -78,8 +85,9 @@ class Moments:
             return act.second_moment(K) if expr.order == 0 else act.derivative_moment(K)
         if _joint(expr):
             return self.second(expr).diagonal()
-        if "diagonal" not in expr.memo:
-            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
+        pairs = grid(expr)
+        if "diagonal" not in expr.memo and pairs is not None:
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.seed)
         return expr.memo["diagonal"]  # type: ignore[return-value]
 
     def error(self, expr: Expr) -> float:
@@ -193,8 +201,9 @@ class Moments:
             return expr.matrix @ m if isinstance(expr.matrix, Tensor) else expr.matrix.vector(m)
         if isinstance(expr, Cat):
             return torch.stack([share * self.mean(e) for share, e in expr.parts]).sum(0)
-        if grid(expr) is not None and not _joint(expr):
-            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, grid(expr), self.second, self.seed)
+        pairs = grid(expr)
+        if pairs is not None and not _joint(expr):
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.seed)
         else:
             self._drawn(expr, None)
         return expr.memo["mean"]  # type: ignore[return-value]
@@ -210,7 +219,7 @@ class Moments:
         h = self.draws(expr, self._frozen_count(expr))
         blocks = h.reshape(_REPLICATES, -1, expr.size)
         diagonals = blocks.square().mean(1)
-        second = h.T @ h / h.shape[0]
+        second: Kernel = h.T @ h / h.shape[0]
         spread = diagonals.std(0) / math.sqrt(_REPLICATES)
         expr.memo["error"] = float((spread / second.diagonal().clamp_min(1e-300)).max())
         expr.memo["mean"] = h.mean(0)
@@ -270,7 +279,9 @@ class Moments:
             return expr.function(self.draws(expr.inner, count))
         if isinstance(expr, Frozen):
             if expr.values.shape[0] != count:
-                raise ValueError(f"{expr.values.shape[0]} draws are there, {count} were asked for: use the draws' own number.")
+                raise ValueError(
+                    f"{expr.values.shape[0]} draws are there, {count} were asked for: use the draws' own number."
+                )
             return expr.values
         if isinstance(expr, Cat):
             sizes = [round(share * count) for share, _ in expr.parts]
@@ -298,6 +309,9 @@ def standard_draws(count: int, size: int, seed: int) -> Tensor:
     """Standard normal draws, quasi-random in few dimensions, whose sample covariance is the identity in each block.
 
     The blocks (replicates) are independent, so that their scatter gives the standard error.
+
+    Returns:
+        Shape (count, size).
     """
     block = count // _REPLICATES
     out = torch.empty(count, size, dtype=torch.float64)
@@ -377,8 +391,15 @@ def _joint(expr: Expr) -> bool:
 
 
 def relative_error(expr: Expr, kind: str = "error") -> float:
-    """An expression's own relative error of a kind, and its parts': "error" by draws, "pair" of correlations beside
-    that, "law" of laws read from weights."""
+    """An expression's own relative error and its parts'.
+
+    Args:
+        expr: the expression.
+        kind: "error" by draws, "pair" of correlations beside that, "law" of laws read from weights.
+
+    Returns:
+        The relative standard error.
+    """
     total = f"{kind} in all"
     if total not in expr.memo:
         own = float(expr.memo.get(kind, 0.0))  # type: ignore[arg-type]

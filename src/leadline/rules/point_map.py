@@ -34,7 +34,7 @@ class PointMap(ABC):
 
     @abstractmethod
     def draws(self, h: Tensor) -> Tensor:
-        """h A^T, channels first."""
+        """H A^T, channels first."""
 
     @abstractmethod
     def adjoint(self, D: Tensor | Banded) -> Banded:
@@ -62,14 +62,14 @@ class Centring(PointMap):
         return Banded(values, K.grid, comb=K.comb, centred=True)
 
     def left(self, K: Banded) -> Banded:
-        """f (K_pq - mean over p)."""
+        """F (K_pq - mean over p)."""
         r = K.T.row_means()
         p, q, _ = K.grid.index
         back = K.values if K.back is None else K.back
         return Banded((K.values - r[q]) * self.factor, K.grid, (back - r[p]) * self.factor, K.comb)
 
     def vector(self, m: Tensor) -> Tensor:
-        """f (m - its mean)."""
+        """F (m - its mean)."""
         return (m - m.mean()) * self.factor
 
     def draws(self, h: Tensor) -> Tensor:
@@ -97,7 +97,8 @@ class SiteMean(PointMap):
     def kernel(self, K: Banded) -> Tensor:
         """Mean over site pairs by quadrature over the offsets, shape (samples, samples).
 
-        What is averaged is the correlation: sites differ in scale, and the carried pairs are few.
+        Returns:
+            What is averaged is the correlation: sites differ in scale, and the carried pairs are few.
         """
         grid = self.inner
         weights = grid.weights(K.comb)
@@ -129,7 +130,9 @@ class SiteMean(PointMap):
 
     def left(self, K: Banded) -> Banded:
         """Not needed where a mean over sites ends the image part of a network."""
-        raise ValueError("the mean over sites of an image and its pixels are not compared at this size; pass smaller images.")
+        raise ValueError(
+            "the mean over sites of an image and its pixels are not compared at this size; pass smaller images."
+        )
 
     def vector(self, m: Tensor) -> Tensor:
         """Mean of each sample."""

@@ -137,7 +137,7 @@ class Maximum(Rule):
         state = ctx.state(argument(step, "self", "input"))
         target = image_grid(step, ctx) if grid(state.expr) is not None else None
         if target is not None:
-            pooled = maximum(state.expr, self.window(step, ctx), target, ctx.moments.second, ctx.moments.seed)  # type: ignore[arg-type]
+            pooled = maximum(state.expr, self.window(step, ctx), target, ctx.moments.second, ctx.moments.seed)
             ctx.cache[f"pooled:{step.name}"] = pooled
             made = source(pooled.second, mean=pooled.mean, gaussian=False)
             made.memo.update(error=pooled.error, pair=pooled.pair_error)
@@ -158,8 +158,10 @@ class Maximum(Rule):
             if pooled.slope is not None:
                 # the slope of the activation before the maximum is that of the winners
                 sloped = maximum_back(total, pooled, self.window(step, ctx), pairs, sloped=True)
-                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1)).values  # type: ignore[attr-defined, union-attr]
-                winners = Banded(sloped.values / (D.values * slope).where((D.values * slope).abs() > 1e-30, torch.ones(())), pairs)
+                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1)).values  # type: ignore[attr-defined]
+                winners = Banded(
+                    sloped.values / (D.values * slope).where((D.values * slope).abs() > 1e-30, torch.ones(())), pairs
+                )
             return {ref.name: fresh(D, winners=winners)}
         return {ref.name: ctx.through_draws(expr, _window_max(self.taps(step, ctx)), cotangent)}
 

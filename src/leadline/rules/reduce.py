@@ -34,7 +34,13 @@ class Mean(Rule):
             return Fixed(ctx.arrange(mean[None], step.layout), step.layout)
         pairs = grid(state.expr)
         if pairs is not None:
-            return State(site_mean(state.expr, _site_mean(step, axes, state, pairs), ctx), step.points, step.width, None, state.exact)
+            return State(
+                site_mean(state.expr, _site_mean(step, axes, state, pairs), ctx),
+                step.points,
+                step.width,
+                None,
+                state.exact,
+            )
         return State(mix(state.expr, self._matrix(step, axes, state, ctx)), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:

@@ -36,7 +36,9 @@ def describe(step: Step, ctx: Context, cotangent: Cotangent | None, drawn: bool)
     finite = 0.0
     if state.noise is not None and state.noise.shift is not None:
         finite = float(state.noise.shift.abs().mean())  # the 1/n correction, stated and not added
-    row.values["kernel"] = Estimate(kernel, math.hypot(abs(kernel) * error, abs(kernel) * relative_error(state.expr, "law"), finite))
+    row.values["kernel"] = Estimate(
+        kernel, math.hypot(abs(kernel) * error, abs(kernel) * relative_error(state.expr, "law"), finite)
+    )
     row.values["peak"] = Estimate(float(K.diagonal().max().clamp_min(0).sqrt()))
     for name, value in correlations(K, [(a.kind, a.size) for a in state.points]).items():
         sampled = quadrature_error(K) if isinstance(K, Banded) and name == "site_correlation" else 0.0
@@ -101,16 +103,17 @@ def _gradients(step: Step, ctx: Context, cotangent: Cotangent, K: Tensor, row: R
         return
     law = weight[1]
     bias = ctx.weight(step, "bias") if step.op != "embedding" else None
-    share = 0.0
+    share, sampled = 0.0, 0.0
     if law.second_moment > 0 and (step.op == "linear" and not isinstance(D, Banded)):
         M = input_moment(step, ctx.state(step.arguments["input"]), ctx)[0]
         share += float((D * M).sum()) * law.fan_in
     elif law.second_moment > 0:
         offset = 0.0 if bias is None else bias[1].second_moment
-        share += float(_inner(D, K - offset)) / law.C_W * law.fan_in
+        total, sampled = (x / law.C_W * law.fan_in for x in _inner(D, K - offset))
+        share += total
     if bias is not None:
         share += float(D.sum())
-    row.values["tangent_kernel"] = Estimate(share, share * cotangent.error())
+    row.values["tangent_kernel"] = Estimate(share, math.hypot(share * cotangent.error(), sampled))
 
 
 def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
@@ -139,11 +142,15 @@ def quadrature_error(K: Banded) -> float:
     return float(K.quadrature_error()) / max(float(K.diagonal().mean()), 1e-30)
 
 
-def _inner(D: Kernel, K: Kernel) -> Tensor:
-    return D.inner(K) if isinstance(D, Banded) and isinstance(K, Banded) else (D * K).sum()
+def _inner(D: Kernel, K: Kernel) -> tuple[float, float]:
+    """Sum of the product over all pairs of points, and its standard error where only some offsets between sites are carried."""
+    if isinstance(D, Banded) and isinstance(K, Banded):
+        product = D.meet(K)
+        return float(product.sum()), float(product.quadrature_error()) * D.grid.points**2
+    return float((D * K).sum()), 0.0
 
 
-def correlations(K: Tensor, axes: list[tuple[str, int]]) -> dict[str, float]:
+def correlations(K: Kernel, axes: list[tuple[str, int]]) -> dict[str, float]:
     """Mean correlation between samples at equal sites, and between sites of one sample, from a kernel over points.
 
     Args:

@@ -46,7 +46,9 @@ def rms_norm(view: GraphView, node: fx.Node) -> Group | None:
             continue
         square = mean.args[0]
         base: Any = None
-        if (is_op(square, "pow") and square.args[1] == 2) or (is_op(square, "mul") and square.args[0] is square.args[1]):
+        if (is_op(square, "pow") and square.args[1] == 2) or (
+            is_op(square, "mul") and square.args[0] is square.args[1]
+        ):
             base = square.args[0]
         dims = arguments(mean).get("dim")
         if base is not x or dims not in ([-1], -1):
