@@ -13,7 +13,7 @@ from leadline.rules.banded import dense
 from leadline.rules.base import NoRule, Rule, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import source
-from leadline.rules.moments import square_root
+from leadline.rules.sampling import square_root
 from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Attention"]

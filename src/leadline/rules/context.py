@@ -19,7 +19,8 @@ from leadline.rules.banded_offsets import Images
 from leadline.rules.base import NoRule, Value
 from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, grid, source
 from leadline.rules.kernel import constant
-from leadline.rules.moments import Moments, square_root, standard_draws, take
+from leadline.rules.moments import Moments
+from leadline.rules.sampling import square_root, standard_draws, take
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_wave
 
 __all__ = ["Context"]

@@ -15,7 +15,7 @@ from leadline.program.law_draw import draw_law
 from leadline.rules.base import Value
 from leadline.rules.context import Context
 from leadline.rules.expr import source
-from leadline.rules.moments import square_root
+from leadline.rules.sampling import square_root
 from leadline.rules.state import Cotangent, Fixed, State, Weight, fresh
 
 __all__ = ["Drawn"]

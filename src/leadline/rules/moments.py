@@ -18,10 +18,9 @@ from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_moments import drawn_mean, drawn_second
 from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
 from leadline.rules.kernel import Kernel, gram, outer, scale_points
+from leadline.rules.sampling import REPLICATES, square_root, standard_draws, take
 
 __all__ = ["Moments"]
-
-_REPLICATES = 8
 
 
 @dataclass
@@ -217,10 +216,10 @@ class Moments:
             expr.memo.update({"mean": found.mean, "error": found.error, "pair": found.pair_error})
             return found.second
         h = self.draws(expr, self._frozen_count(expr))
-        blocks = h.reshape(_REPLICATES, -1, expr.size)
+        blocks = h.reshape(REPLICATES, -1, expr.size)
         diagonals = blocks.square().mean(1)
         second: Kernel = h.T @ h / h.shape[0]
-        spread = diagonals.std(0) / math.sqrt(_REPLICATES)
+        spread = diagonals.std(0) / math.sqrt(REPLICATES)
         expr.memo["error"] = float((spread / second.diagonal().clamp_min(1e-300)).max())
         expr.memo["mean"] = h.mean(0)
         if pairs is not None:
@@ -303,62 +302,6 @@ class Moments:
         covariance = like if expr.mean is None else like - torch.outer(expr.mean, expr.mean)
         z = z @ square_root(covariance).T
         return z if expr.mean is None else z + expr.mean
-
-
-def standard_draws(count: int, size: int, seed: int) -> Tensor:
-    """Standard normal draws, quasi-random in few dimensions, whose sample covariance is the identity in each block.
-
-    The blocks (replicates) are independent, so that their scatter gives the standard error.
-
-    Returns:
-        Shape (count, size).
-    """
-    block = count // _REPLICATES
-    out = torch.empty(count, size, dtype=torch.float64)
-    for r in range(_REPLICATES):
-        rows = out[r * block : (r + 1) * block]
-        if size <= 32:
-            engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=(seed * _REPLICATES + r) % (2**31))
-            u = engine.draw(block, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-            # another source with the same points would be dependent: shuffle the order
-            order = torch.randperm(block, generator=torch.Generator().manual_seed(seed * _REPLICATES + r))
-            rows.copy_(torch.special.ndtri(u)[order])
-        else:
-            generator = torch.Generator().manual_seed(seed * _REPLICATES + r)
-            half = torch.randn(block // 2, size, generator=generator, dtype=torch.float64)
-            rows.copy_(torch.cat([half, -half]))
-        if size <= block // 4:
-            cov = rows.T @ rows / block
-            rows.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(cov), rows.T, upper=False).T)
-    return out
-
-
-def square_root(K: Kernel) -> Tensor:
-    """A matrix whose product with its transpose is the covariance K, also where K is singular."""
-    K = dense(K)
-    scale = float(K.diagonal().abs().max())
-    if not math.isfinite(scale):
-        raise ValueError("a second moment on the way is not finite, so nothing can be drawn from it.")
-    if scale == 0.0:
-        return torch.zeros_like(K)
-    eye = torch.eye(K.shape[0], dtype=K.dtype, device=K.device)
-    jitter = 1e-12 if K.dtype == torch.float64 else 1e-6
-    factor, info = torch.linalg.cholesky_ex(K + jitter * scale * eye)
-    if int(info) == 0:
-        return factor
-    values, vectors = torch.linalg.eigh(K)
-    return vectors * values.clamp_min(0).sqrt()
-
-
-def take(values: Tensor, index: Tensor, dim: int) -> Tensor:
-    """``index_select`` in which -1 stands for zero."""
-    values = dense(values)
-    picked = values.index_select(dim, index.clamp_min(0))
-    if bool((index < 0).any()):
-        shape = [1] * picked.ndim
-        shape[dim] = -1
-        picked = picked * (index >= 0).reshape(shape).to(picked)
-    return picked
 
 
 def _children(expr: Expr) -> list[Expr]:

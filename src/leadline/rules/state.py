@@ -15,7 +15,8 @@ from leadline.program.laws import Law
 from leadline.rules.banded import dense
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
 from leadline.rules.kernel import Kernel
-from leadline.rules.moments import Moments, take
+from leadline.rules.moments import Moments
+from leadline.rules.sampling import take
 
 __all__ = ["Cotangent", "Fixed", "Noise", "State", "Wave", "Weight"]
 
