@@ -89,6 +89,11 @@ of the learning rates {", ".join(f"{r:g}" for r in sorted(RATES))}, on fresh bat
 gives it an error. A network declared broken must get the verdict listed for it, at the layer listed; a healthy one must
 get no error and no warning.
 
+How the broken ones fail: gpt2-unscaled-residual was found by search: with fewer blocks, or weights drawn less wide, GPT-2
+without its residual scale trained as fast as with it, or at most half as fast again (the scaled twin is among the healthy).
+The three whose loss starts above 1e20 fail because the squared gradients overflow float32 and Adam stands still; with less
+growth they fall to half of an astronomic loss, and stay useless.
+
 """
 
 

@@ -118,7 +118,7 @@ _DENSE = [
         1.5,
         0.1,
         seed=33,
-        wrong={"layer norm for RMS norm after a mean": partial(_pre, norm=lambda n: nn.Identity(), act="silu")},
+        wrong={"the norms left out in the branches": partial(_pre, norm=lambda n: nn.Identity(), act="silu")},
     ),
     _case(
         "rms-norm-written-out",
