@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leadline.program import Layout, Ref, Step
 from leadline.program.law_draw import draw_law
+from leadline.rules.banded import dense
 from leadline.rules.base import Value
 from leadline.rules.context import Context
 from leadline.rules.expr import source
@@ -56,7 +57,7 @@ class Drawn:
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context, *, first: int = 0) -> dict[str, Cotangent]:
         """Reverse mode on the drawn inputs, with cotangents drawn from their covariance; ``first`` numbers the draws."""
-        total = cotangent.total(ctx.moments)
+        total = dense(cotangent.total(ctx.moments))
         root = square_root(total)
         sums: dict[str, Tensor] = {}
         for replicate in range(first, first + _REPLICATES):
