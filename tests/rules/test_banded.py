@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leadline.measure import measure
 from leadline.program import trace
+from leadline.rules import batch_norm
 from leadline.rules.banded import Banded, dense
 from leadline.rules.banded_conv import Window, convolve, scatter, window_sum
 from leadline.rules.banded_grid import Grid, Plan
@@ -66,6 +67,10 @@ class ChannelNorm(nn.Module):
 def _chain(*modules: nn.Module, pooled: bool = True) -> nn.Sequential:
     end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, 5)] if pooled else []
     return nn.Sequential(*modules, *end)
+
+
+def _chain_of(*modules: nn.Module, wide: int) -> nn.Sequential:
+    return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, 20))
 
 
 def _conv(n: int = C, **options: int) -> nn.Conv2d:
@@ -132,18 +137,30 @@ def test_a_kernel_that_lost_its_padding_is_noticed() -> None:
     assert wrong.output_kernel()[0, 0].item() != pytest.approx(right.output_kernel()[0, 0].item(), rel=0.01)
 
 
-def test_batch_norm_over_the_batch() -> None:
-    # 10 x 10 x 3 points: the full path takes the statistics as certain too
-    full, banded = _two(
-        lambda: _chain(_conv(3), nn.BatchNorm2d(C), nn.Tanh(), _conv(), nn.BatchNorm2d(C), nn.ReLU()), _batch(16)
-    )
+def test_batch_norm_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # both take the statistics as certain, to whatever order that is right
+    monkeypatch.setattr(batch_norm, "_CERTAIN", 1.0)
+    monkeypatch.setattr(batch_norm, "_CORRECTED", 1.0)
+    full, banded = _two(lambda: _chain(_conv(3), nn.BatchNorm2d(C), nn.ReLU(), _conv(), nn.BatchNorm2d(C), nn.ReLU()), _batch(12))
     for one, two in zip(full.rows, banded.rows, strict=True):
         for quantity in ("kernel", "correlation", "partial_jacobian", "tangent_kernel"):
             if quantity in one.values:
-                assert two.values[quantity].value == pytest.approx(one.values[quantity].value, rel=1e-6, abs=1e-9), (
-                    one.layer,
-                    quantity,
-                )
+                expected = pytest.approx(one.values[quantity].value, rel=0.005, abs=1e-6)  # slopes meet the channel by draws
+                assert two.values[quantity].value == expected, (one.layer, one.op, quantity)
+
+
+def test_batch_norm_before_a_relu_and_a_global_pool_against_redrawn_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the derivative has one sign over an image, so that it has a part along the channel, which the norm takes out
+    torch.manual_seed(0)
+    wide = 96
+    model = _chain_of(nn.Conv2d(3, wide, 5, padding=2), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), wide=wide)
+    x = _batch(24, samples=4)
+    predicted, measured = predict(trace(model, x)), measure(model, x, draws=48)
+    _assert_agree(predicted, measured, ("kernel", "partial_jacobian"))
+    # without that part the same comparison is refused
+    monkeypatch.setattr(batch_norm, "along_channel", lambda *_: None)
+    with pytest.raises(AssertionError):
+        _assert_agree(predict(trace(model, x)), measured, ("kernel", "partial_jacobian"))
 
 
 def test_relu_after_a_sum_is_drawn_pair_by_pair() -> None:
@@ -160,23 +177,27 @@ def test_relu_after_a_sum_is_drawn_pair_by_pair() -> None:
     assert banded.row("head").values["kernel"].error > 0
 
 
-def test_few_offsets_agree_within_the_error_that_they_state() -> None:
-    few = Images(all_pairs=20, each=5, last=14)
-    generator = torch.Generator().manual_seed(1)
-    smooth = F.interpolate(torch.randn(2, 3, 6, 6, generator=generator), size=24, mode="bilinear")
-    x = smooth + 0.3 * torch.randn(2, 3, 24, 24, generator=generator)
-    full, banded = _two(lambda: _chain(_conv(3), nn.ReLU(), _conv(stride=2), nn.ReLU(), _conv(), nn.ReLU()), x, few)
-    last = banded.rows[-2]
-    assert last.op == "adaptive_avg_pool2d"
-    exact = full.rows[-2].values["kernel"].value
-    assert 0 < last.values["kernel"].error < 0.1 * exact
-    assert abs(last.values["kernel"].value - exact) <= 3 * last.values["kernel"].error
-    for one, two in zip(full.rows, banded.rows, strict=True):  # what is at one point does not know of the others
-        for quantity in ("kernel", "correlation") if one.op in ("conv", "pointwise") else ():
-            assert two.values[quantity].value == pytest.approx(one.values[quantity].value, rel=1e-4)
-        if "site_correlation" in one.values and one.op == "conv":
-            estimate = two.values["site_correlation"]
-            assert abs(estimate.value - one.values["site_correlation"].value) <= 4 * estimate.error + 0.01
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_few_offsets_agree_within_the_error_that_they_state(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    smooth = F.interpolate(torch.randn(2, 3, 6, 6, generator=generator), size=32, mode="bilinear")
+    x = smooth + 0.3 * torch.randn(2, 3, 32, 32, generator=generator)
+    layers = (_conv(3), nn.ReLU(), _conv(stride=2), nn.ReLU(), _conv(), nn.ReLU())
+    full, banded = _two(lambda: _chain(*layers), x, Images(all_pairs=20))
+    sampled = 0
+    for one, two in zip(full.rows, banded.rows, strict=True):
+        for quantity in ("kernel", "correlation", "site_correlation", "tangent_kernel"):
+            if quantity not in one.values:
+                continue
+            exact, estimate = one.values[quantity], two.values[quantity]
+            # what is read at one site of two images does not know of the other sites
+            local = quantity != "site_correlation" and one.op in ("conv", "pointwise") and quantity != "tangent_kernel"
+            error = math.sqrt(max(estimate.error**2 - exact.error**2, 0.0))
+            allowed = 1e-4 * abs(exact.value) if local else 3 * error + 1e-3 * abs(exact.value)
+            assert abs(estimate.value - exact.value) <= allowed, (one.layer, one.op, quantity)
+            assert local or error < 0.35 * abs(exact.value) + 0.02
+            sampled += not local
+    assert sampled > 6
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])

@@ -119,19 +119,18 @@ class Banded:
         scale = scale if bool((scale > 0).all()) else torch.ones_like(scale)
         total = total.index_add(0, p[P:own], self.values[P:own].double())
         total = total.index_add(0, q[P:own], back[P:own].double())
-        slots = grid.slot[own:]
-        weights = grid.weights(self.comb).to(self.device)[slots]
-        classes = torch.tensor(grid.classes if self.comb else [0] * len(grid.offsets))
-        known = sorted(set(classes[1:].tolist()))
-        partners = _partners(grid, known if len(known) > 1 else None, scale)
-        for number, c in enumerate(known):
-            mine = slice(None) if len(known) == 1 else (classes[slots] == c).nonzero()[:, 0]
-            w, i, j = weights[mine], p[own:][mine], q[own:][mine]
+        groups = grid.members(self.comb)
+        partners = _partners(grid, [g.number for g in groups] if len(groups) > 1 else None, scale)
+        for group, others in zip(groups, partners, strict=False):
+            w, i, j = group.weights, group.first, group.second
+            here, there = self.values[own:], back[own:]
+            if group.rows is not None:
+                here, there = here.index_select(0, group.rows), there.index_select(0, group.rows)
             sums, norm = torch.zeros_like(scale), torch.zeros_like(scale)
-            sums.index_add_(0, i, w * self.values[own:][mine]).index_add_(0, j, w * back[own:][mine])
-            norm.index_add_(0, i, w * scale[j]).index_add_(0, j, w * scale[i])
+            sums.index_add_(0, i, w * here).index_add_(0, j, w * there)
+            norm.index_add_(0, i, w * scale.index_select(0, j)).index_add_(0, j, w * scale.index_select(0, i))
             overall = sums.sum() / norm.sum().clamp_min(1e-300)
-            total += partners[number] * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
+            total += others * torch.where(norm > 0, sums / norm.clamp_min(1e-300), overall)
         return (total / P).to(self.values)
 
     def meet(self, other: Banded) -> Banded:
@@ -146,14 +145,14 @@ class Banded:
         if self.centred and not other.centred:
             p, q, _ = self.grid.index
             r = other.row_means()
-            other = Banded(other.values - r[p] - r[q] + r.mean(), self.grid, comb=other.comb)
+            other = Banded(other.values - r.index_select(0, p) - r.index_select(0, q) + r.mean(), self.grid, comb=other.comb)
         return self * other
 
     def quadrature_error(self) -> Tensor:
         """Standard error of :meth:`mean` from how well each offset's mean is foretold by the others'."""
         grid = self.grid
-        if 2 * len(grid.offsets) - 1 >= math.prod(2 * n - 1 for n in grid.sizes):
-            return self.values.new_zeros(())  # all offsets are there
+        if grid.complete:
+            return self.values.new_zeros(())
         sizes = torch.tensor(
             [n * len(p) for n, p in zip(grid.counts, grid.sample_pairs, strict=True)], dtype=torch.float64
         )

@@ -113,10 +113,15 @@ def leaves_of(*exprs: Expr) -> list[Expr]:
         for e in found.values():
             for key in e.sources:
                 owners.setdefault(key, []).append(e)
-        shared = {id(e) for es in owners.values() if len(es) > 1 for e in es if not isinstance(e, Source)}
+        shared = [e for es in owners.values() if len(es) > 1 for e in es if isinstance(e, Lin)]
         if not shared:
-            return list(found.values())
-        split |= shared
+            break
+        most = max(len(e.sources) for e in shared)
+        split |= {id(e) for e in shared if len(e.sources) == most}
+    for es in owners.values():
+        if len({e.key if isinstance(e, Source) else id(e) for e in es}) > 1:
+            raise NoRule("two different maps of one source over images of this size")
+    return list(found.values())
 
 
 def _collect(expr: Expr, found: dict[int, Expr], split: set[int]) -> None:

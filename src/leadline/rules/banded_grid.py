@@ -51,6 +51,17 @@ class Plan:
         return self._grids[key]
 
 
+@dataclass(frozen=True)
+class Members:
+    """Pairs of one class of offsets: first and second points, how many pairs each stands for, which pairs they are."""
+
+    number: int
+    first: Tensor
+    second: Tensor
+    weights: Tensor
+    rows: Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Pairs ((a, s), (b, s + o)) of points of one map.
@@ -105,6 +116,11 @@ class Grid:
         """Number of pairs carried."""
         return sum(n * len(p) for n, p in zip(self.counts, self.sample_pairs, strict=True))
 
+    @property
+    def complete(self) -> bool:
+        """Whether all offsets are carried."""
+        return 2 * len(self.offsets) - 1 >= math.prod(2 * n - 1 for n in self.sizes)
+
     @cached_property
     def index(self) -> tuple[Tensor, Tensor, Tensor]:
         """First point, second point and place in the planes of each pair."""
@@ -141,12 +157,12 @@ class Grid:
     def planes(self, values: Tensor) -> Tensor:
         """Pairs as images, shape (planes, *sizes); pairs that leave the image are zero."""
         flat = values.new_zeros(self.starts[-1] * self.sites)
-        flat[self.index[2]] = values
+        flat.index_copy_(0, self.index[2], values)
         return flat.reshape(-1, *self.sizes)
 
     def from_planes(self, planes: Tensor) -> Tensor:
         """The inverse of :meth:`planes`."""
-        return planes.reshape(-1)[self.index[2]]
+        return planes.reshape(-1).index_select(0, self.index[2])
 
     @cached_property
     def steps(self) -> Tensor:
@@ -176,6 +192,32 @@ class Grid:
             One weight an offset.
         """
         return self._combed if comb else self._smooth
+
+    def members(self, comb: bool) -> list[Members]:
+        """The pairs of different sites, one group for each class of offsets (one in all where the field is smooth)."""
+        return self._combed_members if comb else self._smooth_members
+
+    @cached_property
+    def _smooth_members(self) -> list[Members]:
+        return self._grouped([0] * len(self.offsets), self._smooth)
+
+    @cached_property
+    def _combed_members(self) -> list[Members]:
+        return self._grouped(self.classes, self._combed)
+
+    def _grouped(self, classes: list[int], weights: Tensor) -> list[Members]:
+        start = self.counts[0] * len(self.sample_pairs[0])
+        slots, (first, second, _) = self.slot[start:], self.index
+        first, second, weight = first[start:], second[start:], weights.index_select(0, slots)
+        known = sorted(set(classes[1:]))
+        if len(known) == 1:
+            return [Members(known[0], first, second, weight, None)]
+        of = torch.tensor(classes).index_select(0, slots)
+        out = []
+        for c in known:
+            rows = (of == c).nonzero()[:, 0]
+            out.append(Members(c, first[rows], second[rows], weight[rows], rows))
+        return out
 
     @cached_property
     def _smooth(self) -> Tensor:

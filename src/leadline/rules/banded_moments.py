@@ -19,7 +19,7 @@ from leadline.rules.banded_draws import Evaluator, leaves_of, normals, pair_root
 from leadline.rules.banded_grid import Grid
 from leadline.rules.expr import Expr, Source
 
-__all__ = ["Drawn", "drawn_mean", "drawn_second"]
+__all__ = ["Drawn", "drawn_mean", "drawn_means", "drawn_second"]
 
 _REPLICATES = 8
 _POINT_DRAWS, _PAIR_DRAWS = 4096, 2048
@@ -71,6 +71,11 @@ def drawn_mean(expr: Expr, grid: Grid, second: Second, seed: int) -> tuple[Tenso
     return mean[0], own[0], error[0]
 
 
+def drawn_means(exprs: Sequence[Expr], grid: Grid, second: Second, seed: int) -> Tensor:
+    """Means of expressions on the same draws, shape (expressions, points)."""
+    return _all_points(exprs, _Parts.of(exprs, second), grid, seed)[0]
+
+
 def drawn_second(
     exprs: Sequence[Expr], grid: Grid, second: Second, seed: int, where: Tensor | None = None
 ) -> list[Drawn]:
@@ -97,7 +102,7 @@ def drawn_second(
     for mean, own, error, correlation, spread in zip(means, owns, errors, correlations, spreads, strict=True):
         values = own.new_zeros(grid.pairs)
         values[:P] = own
-        values[wanted] = (own[p] * own[q]).clamp_min(0).sqrt() * correlation.to(own)
+        values[wanted] = (own.index_select(0, p) * own.index_select(0, q)).clamp_min(0).sqrt() * correlation.to(own)
         out.append(Drawn(Banded(values, grid), mean, error, spread))
     return out
 
@@ -163,11 +168,11 @@ def _pair_table(parts: _Parts, grid: Grid, wanted: Tensor) -> Tensor:
     angles, scales = [], []
     for K in parts.kernels:
         own = K.diagonal()
-        cosine = K.values[wanted] / (own[p] * own[q]).sqrt()
+        cosine = K.values[wanted] / (own.index_select(0, p) * own.index_select(0, q)).sqrt()
         angles.append(torch.acos(cosine.clamp(-1, 1)))
         log = own.log()
         log = log - log.mean()
-        scales.append(log[p] + log[q])
+        scales.append(log.index_select(0, p) + log.index_select(0, q))
     theta, scale = torch.stack(angles, 1), torch.stack(scales, 1)
     middle = theta.mean(1, keepdim=True)
     return torch.cat([_quadratic(theta), theta * middle.square(), middle * scale], 1)

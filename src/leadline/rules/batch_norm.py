@@ -8,6 +8,7 @@ from torch import Tensor
 from leadline.program import Ref, Step
 from leadline.rules.banded import Banded
 from leadline.rules.base import Rule, argument, rule
+from leadline.rules.batch_norm_back import along_channel
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, gaussian, grid, lin, mix, op, source
 from leadline.rules.kernel import Kernel
@@ -38,6 +39,8 @@ class BatchNorm(Rule):
             out: Expr = stored(step, expr, ctx)
         elif certain(expr, ctx):
             out = centred(step, expr, ctx)
+            if gaussian(expr):
+                ctx.cache[f"normalised:{step.name}"] = out
         else:
             out = op(expr, standardise(step), expr.size)
         made = State(affine(step, out, ctx), step.points, step.width, None, state.exact)
@@ -55,15 +58,16 @@ class BatchNorm(Rule):
             # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
             total, unit = cotangent.total(ctx.moments), scale(step, expr, ctx)
             factor = unit * (1 + spread(expr, ctx)) ** 0.5
+            value = ctx.cache.get(f"normalised:{step.name}")
+            lost = None
+            if value is not None:
+                lost = along_channel(cotangent, value, centred_second(expr, ctx) * unit**2, ctx)
             if isinstance(total, Banded):
-                centred = Centring(total.grid, factor).adjoint(total)
+                centred = Centring(total.grid, 1.0).adjoint(total)
             else:
                 C = centring(expr.size, ctx)
-                centred = C @ total @ C.T * factor**2
-            # the derivative along the channel itself is divided out: its share of the trace, in the channel's own shape
-            own = centred_second(expr, ctx) * unit**2
-            along = centred.meet(own).sum() if isinstance(centred, Banded) else (centred * own).sum()
-            return {ref.name: fresh(centred - own * (along / expr.size**2))}
+                centred = C @ total @ C.T
+            return {ref.name: fresh((centred if lost is None else centred - lost) * factor**2)}
         return {ref.name: ctx.through_draws(expr, standardise(step), cotangent)}
 
 
@@ -117,7 +121,8 @@ def certain(expr: Expr, ctx: Context) -> bool:
     pairs = grid(expr)
     if pairs is None:
         return spread(expr, ctx) < _CERTAIN
-    return pairs.points > _DRAWN or spread(expr, ctx) < _CORRECTED
+    # joint draws need the whole matrix, which offsets that are not carried would have to be guessed for
+    return not pairs.complete or pairs.points > _DRAWN or spread(expr, ctx) < _CORRECTED
 
 
 def centred_second(expr: Expr, ctx: Context) -> Kernel:

@@ -37,7 +37,8 @@ def outer(u: Tensor, v: Tensor, grid: Grid | None) -> Kernel:
     if grid is None:
         return torch.outer(u, v)
     p, q, _ = grid.index
-    return Banded(u[p] * v[q], grid, None if u is v else v[p] * u[q])
+    back = None if u is v else v.index_select(0, p) * u.index_select(0, q)
+    return Banded(u.index_select(0, p) * v.index_select(0, q), grid, back)
 
 
 def scale_points(c: float | Tensor, d: float | Tensor, K: Kernel) -> Kernel:
@@ -76,7 +77,7 @@ def gram(activation: Activation, K: Kernel, rtol: float, order: int) -> Kernel:
     p, q, _ = K.grid.index
     variances = K.diagonal().clamp_min(0)
     own = activation.second_moment(variances) if order == 0 else activation.derivative_moment(variances)
-    a, b = variances[p[P:]], variances[q[P:]]
+    a, b = variances.index_select(0, p[P:]), variances.index_select(0, q[P:])
     limit = (a * b).sqrt()
     values: Tensor | None = None
     c = torch.minimum(torch.maximum(K.values[P:], -limit), limit)

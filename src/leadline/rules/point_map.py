@@ -58,7 +58,7 @@ class Centring(PointMap):
         r = K.row_means()
         p, q, _ = K.grid.index
         shift = r - r.mean() / 2
-        values = (K.values - shift[p] - shift[q]) * self.factor**2
+        values = (K.values - shift.index_select(0, p) - shift.index_select(0, q)) * self.factor**2
         return Banded(values, K.grid, comb=K.comb, centred=True)
 
     def left(self, K: Banded) -> Banded:
@@ -66,7 +66,8 @@ class Centring(PointMap):
         r = K.T.row_means()
         p, q, _ = K.grid.index
         back = K.values if K.back is None else K.back
-        return Banded((K.values - r[q]) * self.factor, K.grid, (back - r[p]) * self.factor, K.comb)
+        one, two = (x - r.index_select(0, i) for x, i in ((K.values, q), (back, p)))
+        return Banded(one * self.factor, K.grid, two * self.factor, K.comb)
 
     def vector(self, m: Tensor) -> Tensor:
         """F (m - its mean)."""
@@ -107,7 +108,7 @@ class SiteMean(PointMap):
         scale = K.diagonal().double().clamp_min(0).sqrt()
         scale = scale if bool((scale > 0).all()) else torch.ones_like(scale)
         p, q, _ = grid.index
-        sizes = (scale[p] * scale[q]).to(K.values)
+        sizes = (scale.index_select(0, p) * scale.index_select(0, q)).to(K.values)
         same, sums, norm = (torch.zeros(B, B, dtype=torch.float64) for _ in range(3))
         at = 0
         for k, (count, pairs) in enumerate(zip(grid.counts, grid.sample_pairs, strict=True)):

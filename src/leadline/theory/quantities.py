@@ -120,7 +120,7 @@ def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
     """The same from a kernel that is carried at offsets; pairs of sites by quadrature."""
     pairs = K.grid
     p, q, _ = pairs.index
-    C = K.values * inverse[p] * inverse[q]
+    C = K.values * inverse.index_select(0, p) * inverse.index_select(0, q)
     alive = (inverse > 0).to(inverse)
     everywhere = bool(alive.all())
     P, same_site = pairs.points, pairs.counts[0] * len(pairs.sample_pairs[0])
