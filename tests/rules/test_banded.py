@@ -141,11 +141,15 @@ def test_batch_norm_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     # both take the statistics as certain, to whatever order that is right
     monkeypatch.setattr(batch_norm, "_CERTAIN", 1.0)
     monkeypatch.setattr(batch_norm, "_CORRECTED", 1.0)
-    full, banded = _two(lambda: _chain(_conv(3), nn.BatchNorm2d(C), nn.ReLU(), _conv(), nn.BatchNorm2d(C), nn.ReLU()), _batch(12))
+    full, banded = _two(
+        lambda: _chain(_conv(3), nn.BatchNorm2d(C), nn.ReLU(), _conv(), nn.BatchNorm2d(C), nn.ReLU()), _batch(12)
+    )
     for one, two in zip(full.rows, banded.rows, strict=True):
         for quantity in ("kernel", "correlation", "partial_jacobian", "tangent_kernel"):
             if quantity in one.values:
-                expected = pytest.approx(one.values[quantity].value, rel=0.005, abs=1e-6)  # slopes meet the channel by draws
+                expected = pytest.approx(
+                    one.values[quantity].value, rel=0.005, abs=1e-6
+                )  # slopes meet the channel by draws
                 assert two.values[quantity].value == expected, (one.layer, one.op, quantity)
 
 
@@ -153,7 +157,14 @@ def test_batch_norm_before_a_relu_and_a_global_pool_against_redrawn_networks(mon
     # the derivative has one sign over an image, so that it has a part along the channel, which the norm takes out
     torch.manual_seed(0)
     wide = 96
-    model = _chain_of(nn.Conv2d(3, wide, 5, padding=2), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), wide=wide)
+    model = _chain_of(
+        nn.Conv2d(3, wide, 5, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(wide, wide, 3, padding=1),
+        nn.BatchNorm2d(wide),
+        nn.ReLU(),
+        wide=wide,
+    )
     x = _batch(24, samples=4)
     predicted, measured = predict(trace(model, x)), measure(model, x, draws=48)
     _assert_agree(predicted, measured, ("kernel", "partial_jacobian"))

@@ -145,7 +145,9 @@ class Banded:
         if self.centred and not other.centred:
             p, q, _ = self.grid.index
             r = other.row_means()
-            other = Banded(other.values - r.index_select(0, p) - r.index_select(0, q) + r.mean(), self.grid, comb=other.comb)
+            other = Banded(
+                other.values - r.index_select(0, p) - r.index_select(0, q) + r.mean(), self.grid, comb=other.comb
+            )
         return self * other
 
     def quadrature_error(self) -> Tensor:

@@ -145,12 +145,22 @@ class Grid:
         sizes = torch.tensor([n * len(p) for n, p in zip(self.counts, self.sample_pairs, strict=True)])
         return torch.repeat_interleave(torch.arange(len(self.offsets)), sizes)
 
+    def within(self, comb: bool) -> Tensor:
+        """Weights of a sum over pairs of different sites of one sample, shape (pairs,); ``comb`` as in :meth:`weights`."""
+        return self._within_combed if comb else self._within_smooth
+
     @cached_property
-    def within(self) -> Tensor:
-        """Weights of a sum over pairs of different sites of one sample, shape (pairs,)."""
+    def _within_smooth(self) -> Tensor:
+        return self._within(self._smooth)
+
+    @cached_property
+    def _within_combed(self) -> Tensor:
+        return self._within(self._combed)
+
+    def _within(self, weights: Tensor) -> Tensor:
         parts = []
         for k, pairs in enumerate(self.sample_pairs):
-            weight = float(self.weights(False)[k]) if k > 0 else 0.0
+            weight = float(weights[k]) if k > 0 else 0.0
             parts += [torch.full((self.counts[k],), weight if a == b else 0.0) for a, b in pairs]
         return torch.cat(parts)
 

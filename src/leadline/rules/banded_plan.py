@@ -62,7 +62,9 @@ def _level(step: Step, level: Offset, sizes: Offset, out: Offset) -> Offset | No
     elif "adaptive" in step.op:
         if all(n == m for n, m in zip(sizes, out, strict=True)):
             return level
-        return None if math.prod(out) == 1 else tuple(t * (n // m) for t, n, m in zip(level, sizes, out, strict=True))
+        if math.prod(out) == 1 or any(n % m for n, m in zip(sizes, out, strict=True)):
+            return None
+        return tuple(t * (n // m) for t, n, m in zip(level, sizes, out, strict=True))
     elif "pool" in step.op:
         kernel = _many(step.arguments["kernel_size"], rank)
         if math.prod(out) == 1:

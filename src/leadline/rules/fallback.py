@@ -22,6 +22,7 @@ from leadline.rules.state import Cotangent, Fixed, State, Weight, fresh
 __all__ = ["Drawn"]
 
 _REPLICATES = 8
+_POINTS = 8192  # points whose full second moment still fits
 
 
 class Drawn:
@@ -29,6 +30,12 @@ class Drawn:
 
     def forward(self, step: Step, ctx: Context) -> list[Value]:
         """Moments of the operator's outputs over replicates of its drawn inputs and weights."""
+        size = max(math.prod(a.size for dim in layout for a in dim if a.kind != "channel") for layout in step.layouts)
+        if size > _POINTS:
+            where = f"{step.op} ({step.layer or 'no layer'})"
+            raise ValueError(
+                f"{where} has no rule for {size} points and they are too many to draw; pass smaller inputs."
+            )
         samples: list[list[Tensor]] = [[] for _ in step.layouts]
         discrete: dict[int, Tensor] = {}
         for replicate in range(_REPLICATES):

@@ -128,7 +128,7 @@ def banded_correlations(K: Banded, inverse: Tensor) -> dict[str, float]:
     between = float(same_site - P) if everywhere else float((alive[p[P:same_site]] * alive[q[P:same_site]]).sum())
     if between > 0:
         out["correlation"] = float(C[P:same_site].sum()) / between
-    weights = pairs.within.to(inverse)
+    weights = pairs.within(K.comb).to(inverse)
     within = float(weights.sum()) if everywhere else float(weights @ (alive[p] * alive[q]))
     if within > 0:
         out["site_correlation"] = float(weights @ C) / within
