@@ -1,11 +1,9 @@
 """Expectations of functions of jointly Gaussian variables, each with an error estimate.
 
 - ``expectation``: one variable, thousands of variances at once, adaptive panels.
-- ``expectation2``: a product of two functions of two correlated variables, nested panels, up to |correlation|
-= 1.
-- ``mean_product``, ``mean_product_gram``: <f(z_a) f(z_b)> over whole tensors of pairs; the Mehler series
-where its
-  rigorous tail bound meets the tolerance, quadrature elsewhere. Use these for many pairs.
+- ``expectation2``: two functions of two correlated variables, nested panels, up to a correlation of 1.
+- ``mean_product``, ``mean_product_gram``: <f(z_a) f(z_b)> over whole tensors of pairs, for many pairs; the Mehler series
+  where its rigorous tail bound meets the tolerance, quadrature elsewhere.
 - ``hermite_coefficients``, ``hermite_series``, ``mehler_tail_bound``: the series itself.
 """
 
