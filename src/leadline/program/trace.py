@@ -206,7 +206,7 @@ def _given(node: fx.Node, group: Group | None) -> dict[str, Any]:
     return given
 
 
-def _weights_only(node: fx.Node, slot: str, op: str) -> bool:
+def _weights_only(slot: str, op: str) -> bool:
     return slot in _WEIGHT_SLOTS.get(op, ())
 
 
@@ -222,7 +222,7 @@ def _data_side(output: fx.Node, groups: Mapping[fx.Node, Group], fixed: frozense
         group = groups.get(node)
         op = group.op if group is not None else canonical(node)
         for slot, value in _given(node, group).items():
-            if not _weights_only(node, slot, op):
+            if not _weights_only(slot, op):
                 stack.extend(a for a in pytree.tree_leaves(value) if isinstance(a, fx.Node))
     return wanted
 
@@ -237,7 +237,7 @@ def _step(node: fx.Node, group: Group | None, layouts: Mapping[str, Any], scalar
     data = [
         a.name
         for slot, v in given.items()
-        if not _weights_only(node, slot, op)
+        if not _weights_only(slot, op)
         for a in pytree.tree_leaves(v)
         if isinstance(a, fx.Node)
     ]

@@ -53,7 +53,7 @@ class BatchNorm(Rule):
         cotangent = gained(step, cotangent, ctx)
         if not training(step):
             inverse = (buffer(step, "running_var", ctx).mean() + float(step.arguments["eps"])).rsqrt()
-            return {ref.name: cotangent.scaled(float(inverse), step.width)}
+            return {ref.name: cotangent.scaled(float(inverse))}
         if certain(expr, ctx):
             # 1 / variance fluctuates with the batch: <1/s^2> exceeds 1/<s^2> by its relative variance
             total, unit = cotangent.total(ctx.moments), scale(step, expr, ctx)

@@ -22,7 +22,7 @@ from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
 
-_FEW = 16  # channels in a group below which the sum over them is not Gaussian
+FEW = 16  # channels in a group below which the sum over them is not Gaussian
 
 
 @rule("conv", cites=["novak2019bayesian", "xiao2018dynamical"])
@@ -40,17 +40,17 @@ class Conv(Rule):
         M, count = self.moment(step, value, law, ctx)
         K = M * (law.C_W / count)
         bias, few = ctx.weight(step, "bias"), _group_channels(step, ctx)
-        narrow = few < _FEW and not isinstance(value, Fixed)
+        narrow = few < FEW and not isinstance(value, Fixed)
         if narrow and bias_moment(bias, K) == 0 and not isinstance(K, Banded):
             taps, inner = self.taps(step, ctx), ctx.state(step.arguments["input"]).expr
             drawn = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few), K.shape[0])
             drawn.memo["second"] = K
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
             return State(drawn, step.points, step.width)
-        expr = biased(K, bias, ctx, gaussian=few >= _FEW)
+        expr = biased(K, bias, ctx, gaussian=few >= FEW)
         before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
         doubt(expr, before, ctx.weight(step))
-        return State(expr, step.points, step.width, None, few >= _FEW)
+        return State(expr, step.points, step.width, None, few >= FEW)
 
     def moment(self, step: Step, value: Value, law: Law, ctx: Context) -> tuple[Kernel, int]:
         """Second moment summed over taps, and their number."""

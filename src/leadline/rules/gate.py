@@ -51,7 +51,7 @@ class Multiply(Rule):
                 continue
             factor = constant_factor(other, step, ctx)
             if factor is not None:
-                passed = cotangent.scaled(factor, step.width)
+                passed = cotangent.scaled(factor)
             else:
                 passed = cotangent.times(ctx.aligned(ctx.state(other), step.points))
             # a tensor times itself has two paths of one wave
@@ -82,7 +82,7 @@ class Divide(Rule):
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The derivative, divided."""
         factor = constant_factor(argument(step, "other"), step, ctx)
-        return {argument(step, "self").name: cotangent.scaled(1 / factor, step.width)}  # type: ignore[operator]
+        return {argument(step, "self").name: cotangent.scaled(1 / factor)}  # type: ignore[operator]
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """One over the squared factor where it is a number."""
@@ -101,7 +101,7 @@ class Negate(Rule):
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Flip the sign."""
-        return {argument(step, "self").name: cotangent.scaled(-1.0, step.width)}
+        return {argument(step, "self").name: cotangent.scaled(-1.0)}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """One for both."""

@@ -14,7 +14,7 @@ from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight
 
 __all__ = ["GroupNorm", "LayerNorm", "affine"]
 
-_CERTAIN = 32  # channels from which a statistic over channels is taken as certain
+CERTAIN = 32  # channels from which a statistic over channels is taken as certain
 
 
 @rule("layer_norm", "rms_norm", cites=["ba2016layer", "zhang2019root"])
@@ -43,7 +43,7 @@ class LayerNorm(Rule):
             return {}
         inverse, _ = statistic(step, ctx.aligned(ctx.state(ref), step.points), ctx)
         removed = 1 if step.op == "rms_norm" else 2
-        return {ref.name: gained(step, cotangent, ctx).scaled(inverse, step.width).uncertain(removed / step.width)}
+        return {ref.name: gained(step, cotangent, ctx).scaled(inverse).uncertain(removed / step.width)}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """A rescaling is divided out; a random change is divided by the variance."""
@@ -110,7 +110,7 @@ def affine(step: Step, expr: Expr, ctx: Context) -> Expr:
 def gained(step: Step, cotangent: Cotangent, ctx: Context) -> Cotangent:
     """The derivative after the learned gain."""
     gain = ctx.weight(step, "weight")
-    return cotangent if gain is None else cotangent.scaled(gain[1].second_moment ** 0.5, step.width)
+    return cotangent if gain is None else cotangent.scaled(gain[1].second_moment ** 0.5)
 
 
 @rule("group_norm", "instance_norm", cites=["wu2018group"])
@@ -121,7 +121,7 @@ class GroupNorm(Rule):
         """Scale each sample, or run the norm on drawn channels."""
         state = ctx.state(argument(step, "input"))
         expr = ctx.aligned(state, step.points)
-        if _group_width(step) >= _CERTAIN:
+        if _group_width(step) >= CERTAIN:
             inverse, shift = _group_statistic(step, expr, ctx)
             out: Expr = lin([(inverse, expr)], None if bool((shift == 0).all()) else -shift * inverse)
         else:
@@ -133,8 +133,8 @@ class GroupNorm(Rule):
         ref = argument(step, "input")
         expr = ctx.aligned(ctx.state(ref), step.points)
         cotangent = gained(step, cotangent, ctx)
-        if _group_width(step) >= _CERTAIN:
-            return {ref.name: cotangent.scaled(_group_statistic(step, expr, ctx)[0], step.width)}
+        if _group_width(step) >= CERTAIN:
+            return {ref.name: cotangent.scaled(_group_statistic(step, expr, ctx)[0])}
         return {ref.name: ctx.through_draws(expr, _drawn(step), cotangent)}
 
 

@@ -10,7 +10,7 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context, alignment
 from leadline.rules.expr import Expr, lin, scaled
-from leadline.rules.state import Cotangent, Fixed, State, Weight, fresh
+from leadline.rules.state import Cotangent, Fixed, State, Weight
 
 __all__ = ["Add"]
 
@@ -56,7 +56,7 @@ class Add(Rule):
             ):
                 continue
             state = ctx.state(operand)
-            passed = cotangent.scaled(c, step.width)
+            passed = cotangent.scaled(c)
             if state.points != step.points:
                 passed = sum_back(passed, state, step, ctx)
             out[operand.name] = passed
@@ -68,12 +68,7 @@ def sum_back(cotangent: Cotangent, state: State, step: Step, ctx: Context) -> Co
     index = alignment(state.points, step.points)
     if index is None:
         raise NoRule("operands on different sites")
-    if index.numel() == state.expr.size:
-        return cotangent.scatter(index.to(ctx.device), state.expr.size, ctx.moments)
-    total = cotangent.total(ctx.moments)
-    one_hot = total.new_zeros(state.expr.size, index.numel())
-    one_hot[index, range(index.numel())] = 1.0
-    return fresh(one_hot @ total @ one_hot.T)
+    return cotangent.scatter(index.to(ctx.device), state.expr.size, ctx.moments)
 
 
 def _offset(operand: Any, step: Step, ctx: Context) -> Tensor | None:

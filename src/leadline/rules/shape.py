@@ -56,12 +56,7 @@ class Rearrange(Rule):
         index = alignment(state.points, step.points)
         if index is None:
             raise NoRule("a view that drops a site axis")
-        return {ref.name: scatter(cotangent, index.to(ctx.device), state.expr.size, ctx)}
-
-
-def scatter(cotangent: Cotangent, index: Tensor, size: int, ctx: Context) -> Cotangent:
-    """Transpose of reading points ``index``."""
-    return cotangent.scatter(index, size, ctx.moments)
+        return {ref.name: cotangent.scatter(index.to(ctx.device), state.expr.size, ctx.moments)}
 
 
 @rule(
@@ -112,7 +107,7 @@ class Move(Rule):
         index, tag = self.moves(step, ctx)[part]
         if tag is not None and any(w.factor is not None for w in cotangent.waves):
             cotangent = fresh(cotangent.total(ctx.moments))
-        return {ref.name: scatter(cotangent, index, state.expr.size, ctx)}
+        return {ref.name: cotangent.scatter(index, state.expr.size, ctx.moments)}
 
     def moves(self, step: Step, ctx: Context) -> list[tuple[Tensor, object]]:
         """For each output: the input point of each point (-1 for padding), and a tag where channels were cut."""
@@ -188,14 +183,10 @@ class Concatenate(Rule):
                 share = state.width / step.width
                 waves = [Wave(w.key, w.squared * share, w.factor) for w in cotangent.waves]
                 index = alignment(state.points, step.points)
-                passed = scatter(
-                    _part(waves, number, len(step.arguments["tensors"]), ctx),
-                    index.to(ctx.device),  # type: ignore[union-attr]
-                    state.expr.size,
-                    ctx,
-                )
+                part = _part(waves, number, len(step.arguments["tensors"]), ctx)
+                passed = part.scatter(index.to(ctx.device), state.expr.size, ctx.moments)  # type: ignore[union-attr]
             else:
-                passed = scatter(cotangent, self.index(step, number, ctx), state.expr.size, ctx)
+                passed = cotangent.scatter(self.index(step, number, ctx), state.expr.size, ctx.moments)
             out[ref.name] = passed
         return out
 

@@ -146,10 +146,10 @@ class Cotangent:
             )
         return Cotangent(out)
 
-    def scaled(self, c: float | Tensor, size: int) -> Cotangent:
+    def scaled(self, c: float | Tensor) -> Cotangent:
         """Multiply by a number or a vector over points."""
-        if not isinstance(c, Tensor):
-            return self if c == 1.0 else Cotangent([_scaled(w, c) for w in self.waves])
+        if not isinstance(c, Tensor) and c == 1.0:
+            return self
         return Cotangent([_scaled(w, c) for w in self.waves])
 
     def scatter(self, index: Tensor, size: int, moments: Moments) -> Cotangent:

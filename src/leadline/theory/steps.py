@@ -7,11 +7,11 @@ from typing import Any
 
 from leadline.program import Law, Program, Ref, Step
 from leadline.rules import rule_for
+from leadline.rules.conv import FEW
+from leadline.rules.norm import CERTAIN
 
 __all__ = ["chains", "rowed_steps"]
 
-_FEW = 16  # channels in a group below which a convolution is not Gaussian
-_WIDE = 32  # channels in a group from which its statistic is certain
 _STILL_GAUSSIAN = (
     "neg", "mean", "scaled_dot_product_attention", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d",
@@ -124,7 +124,7 @@ def _gaussian(step: Step, known: Mapping[str, bool], program: Program) -> bool:
     if step.op in ("layer_norm", "rms_norm"):
         return all(inputs) and _plain_affine(step, program)
     if step.op == "group_norm":
-        wide = step.width // int(step.arguments.get("num_groups", step.width)) >= _WIDE
+        wide = step.width // int(step.arguments.get("num_groups", step.width)) >= CERTAIN
         return wide and all(inputs) and _plain_affine(step, program)
     if step.op == "batch_norm":
         return "no_training" in str(step.node.target) and all(inputs) and _plain_affine(step, program)
@@ -142,9 +142,9 @@ def _conv_gaussian(step: Step, program: Program) -> bool:
     bias = _law(step.arguments.get("bias"), program)
     weight = step.arguments["weight"]
     shape = (
-        program.exported.state[program.exported.parameters[weight.name]].shape if _law(weight, program) else (0, _FEW)
+        program.exported.state[program.exported.parameters[weight.name]].shape if _law(weight, program) else (0, FEW)
     )
-    return shape[1] >= _FEW or (bias is not None and bias.second_moment > 0)
+    return shape[1] >= FEW or (bias is not None and bias.second_moment > 0)
 
 
 def _plain_affine(step: Step, program: Program) -> bool:
