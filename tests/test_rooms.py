@@ -12,7 +12,7 @@ import leadline
 PACKAGE = Path(leadline.__file__).parent
 # fmt: off
 ROOMS = [
-    "gaussian", "activations", "plot", "program", "rules", "theory", "measure", "check",
+    "gaussian", "activations", "plot", "program", "rules", "theory", "measure", "flow", "check",
     "kernels", "tune", "optim", "bounds", "zoo", "atlas", "report", "cli", "testing",
 ]
 # fmt: on
