@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leadline.activations import moments
 from leadline.activations.pair import Pair
+from leadline.activations.taylor import one_sided_derivatives
 from leadline.gaussian import Expectation, mean_product, mean_product_gram
 
 __all__ = ["Activation"]
@@ -94,6 +95,18 @@ class Activation:
     def scale_invariant(self) -> bool:
         """Whether sigma(k z) = k sigma(z) for every k > 0."""
         return self.slopes is not None
+
+    def taylor(self, order: int = 5) -> tuple[Tensor, Tensor]:
+        r"""Derivatives :math:`\sigma^{(p)}(0^\pm)`, p = 0..order, at 0 from the right and from the left.
+
+        Args:
+            order: highest derivative.
+        Returns:
+            (from the right, from the left), float64 tensors of shape (order + 1,).
+        Raises:
+            ValueError: order is negative.
+        """
+        return one_sided_derivatives(self.fn, order, self.precision)
 
     def mean(self, K: Tensor | float) -> Tensor:
         """<sigma>_K; K holds variances of any shape, units of z squared."""
