@@ -13,6 +13,7 @@ from leadline.measure.plan import Plan, Stats, first_of, with_first
 from leadline.measure.points import to_channels
 from leadline.measure.taps import Tapped, parameter_uses
 from leadline.program import Program, Step
+from leadline.program.squares import square_sum
 
 __all__ = ["flat_fraction", "gradients_and_moments"]
 
@@ -72,9 +73,9 @@ def gradients_and_moments(plan: Plan, leaves: list[Any], state: State, probes: T
     for probe in probes:
         g_bends, g_weights = pull(probe.to(out.dtype))
         for name, g in zip(plan.rows, g_bends, strict=True):
-            _accumulate(stats, f"{name}/jacobian", _square_sum(g) / (outputs * len(probes)))
+            _accumulate(stats, f"{name}/jacobian", square_sum(g) / (outputs * len(probes)))
         for (step, _, _), g in zip(uses, g_weights, strict=True):
-            _accumulate(stats, f"{step.name}/tangent", _square_sum(g) / (outputs * len(probes)))
+            _accumulate(stats, f"{step.name}/tangent", square_sum(g) / (outputs * len(probes)))
     return stats
 
 
@@ -97,11 +98,6 @@ def _replace(weight: Tensor, whole: bool) -> Any:
 
 def _accumulate(stats: Stats, key: str, value: Tensor) -> None:
     stats[key] = stats[key] + value if key in stats else value
-
-
-def _square_sum(g: Tensor) -> Tensor:
-    wide = torch.float32 if g.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(g, dtype=wide).square()
 
 
 def _moments(plan: Plan, name: str, value: Tensor) -> Stats:

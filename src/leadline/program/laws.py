@@ -31,6 +31,7 @@ from leadline.program.law_structure import (
 )
 from leadline.program.law_tests import fit_entries, goodness_of_fit, gram_eigenvalues, matrix_p_values
 from leadline.program.law_verdict import TRAINED_LEVEL, TrainedVerdict, explains
+from leadline.program.squares import square_sum
 
 __all__ = [
     "TRAINED_LEVEL",
@@ -178,8 +179,7 @@ def _moments(tensor: Tensor) -> tuple[int, float, float]:
     n = tensor.numel()
     wide = tensor.dtype if tensor.dtype in {torch.float32, torch.float64} else torch.float32
     mean = float(tensor.mean(dtype=wide))
-    norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float64))
-    return n, mean, norm * norm / n
+    return n, mean, float(square_sum(tensor)) / n
 
 
 def _law(
