@@ -1,0 +1,14 @@
+"""How the law of a network's pre-activations flows from layer to layer, at infinite and at large finite width.
+
+- ``Layers``: widths, activation, variances and learning rates of a chain of dense layers.
+- ``single_input_flow``: kernel, four-point vertex and kernel correction of every layer for single inputs.
+- ``kernel_flow``: the kernel alone, to any depth.
+"""
+
+from __future__ import annotations
+
+from leadline.theory.flow.kernel import kernel_flow
+from leadline.theory.flow.layers import Layers
+from leadline.theory.flow.single import SingleInputFlow, single_input_flow
+
+__all__ = ["Layers", "SingleInputFlow", "kernel_flow", "single_input_flow"]
