@@ -14,8 +14,17 @@ import pkgutil
 from leadline.activations.base import Activation
 from leadline.activations.registry import REGISTRY, register
 from leadline.activations.resolve import activation
+from leadline.activations.universality import OriginNumbers, curvature_roots, origin_numbers
 
-__all__ = ["REGISTRY", "Activation", "activation", "register"]
+__all__ = [
+    "REGISTRY",
+    "Activation",
+    "OriginNumbers",
+    "activation",
+    "curvature_roots",
+    "origin_numbers",
+    "register",
+]
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")

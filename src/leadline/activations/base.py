@@ -140,6 +140,20 @@ class Activation:
         """<sigma'>_K = <z sigma>/K, jumps included."""
         return self.estimate("derivative_mean", K).value
 
+    def value_curvature(self, K: Tensor | float) -> Tensor:
+        """<sigma sigma''>_K = g'(K) - <sigma'^2>_K, delta functions at kinks included.
+
+        Its sign tells whether the kernel (positive) or a difference of inputs (negative) grows faster.
+
+        Args:
+            K: variances, any shape, units of z squared.
+        Returns:
+            Shape, dtype and device of K.
+        Raises:
+            ValueError: sigma jumps, so that the moment is infinite.
+        """
+        return self.estimate("value_curvature", K).value
+
     def fourth_moment(self, K: Tensor | float) -> Tensor:
         """<sigma^4>_K."""
         return self.estimate("fourth_moment", K).value
@@ -316,6 +330,15 @@ class Activation:
         if self.closed_second_moment:
             return moments.slope_of_closed_form(lambda k: moments.slope_of_closed_form(self._second_moment, k), K)
         return moments.second_moment_curvature(self.fn, self.derivative, K, self.kinks, self.jumps, self.rtol)
+
+    def _value_curvature(self, K: Tensor) -> Expectation | Tensor:
+        moments.refuse_jumps(self.name, self.jumps, "<sigma sigma''>")
+        if not self.kinks:
+            direct = moments.smooth_value_curvature(self.fn, self.derivative, K, self.rtol)
+            if direct is not None:
+                return direct
+        slope, square = (moments.evaluate(h, K) for h in (self._second_moment_slope, self._derivative_moment))
+        return Expectation(slope.value - square.value, slope.error + square.error)
 
     def _dual(self, pair: Pair) -> Tensor | None:
         return None

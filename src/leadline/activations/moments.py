@@ -16,12 +16,12 @@ from leadline.gaussian.one import distinct, weighted_expectation
 
 __all__ = [
     "QUANTITIES", "autodiff", "common_dtype", "evaluate", "flat_fraction", "one", "refuse_jumps",
-    "second_moment_curvature", "second_moment_slope", "slope_of_closed_form", "stein_mean",
+    "second_moment_curvature", "second_moment_slope", "smooth_value_curvature", "slope_of_closed_form", "stein_mean",
 ]  # fmt: skip
 
 QUANTITIES = (
     "mean", "second_moment", "second_moment_slope", "second_moment_curvature", "derivative_moment",
-    "derivative_mean", "fourth_moment",
+    "derivative_mean", "fourth_moment", "value_curvature",
 )  # fmt: skip
 
 Pointwise = Callable[[Tensor], Tensor]
@@ -126,6 +126,15 @@ def stein_mean(f: Pointwise, K: Tensor, kinks: Sequence[float], rtol: float) -> 
         return Expectation(out.value / k, out.error / k)
 
     return _tabulate(compute, K, rtol)
+
+
+def smooth_value_curvature(f: Pointwise, df: Pointwise, K: Tensor, rtol: float) -> Expectation | None:
+    """<f f''> of a smooth function, accurate relative to <|f f''|>; None where df cannot be differentiated."""
+    try:
+        autodiff(df, torch.zeros(1, dtype=K.dtype, device=K.device))
+    except (RuntimeError, NotImplementedError):
+        return None
+    return one(lambda z: f(z) * autodiff(df, z), K, (), rtol)
 
 
 def second_moment_slope(

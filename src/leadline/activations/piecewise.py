@@ -107,6 +107,20 @@ class PiecewisePolynomial(Activation):
             edge = edge + s * (torch.where(n > 0, drift + own, 0.0) + _boundary(a, poly.polyder(p, 2), k) / 2)
         return Expectation(smooth.value / 4 + edge / 2, smooth.error / 4 + 16 * _EPS * edge.abs())
 
+    def _value_curvature(self, K: Tensor) -> Expectation | Tensor:
+        if self.jumps:
+            return super()._value_curvature(K)
+        _, jumps = self._map(lambda p: p)
+        k = K.clamp_min(1e-60)
+        smooth = _moment(*self._map(lambda p: poly.polymul(p, poly.polyder(p, 2))), k)
+        at = [float(self.fn(torch.tensor(a, dtype=torch.float64))) for a, _, _ in jumps]
+        bends = [s * float(poly.polyval(a, poly.polyder(p))) for a, s, p in jumps]
+        delta = torch.zeros_like(K)
+        for (a, _, _), value, bend in zip(jumps, at, bends, strict=True):
+            if value * bend != 0:
+                delta = delta + value * bend * _density(a, k)
+        return Expectation(smooth.value + delta, smooth.error + 16 * _EPS * delta.abs())
+
     def _near(self, derivative: bool) -> Callable[[Tensor, Tensor, Tensor, float], Expectation]:
         inside, jumps = self._map(poly.polyder if derivative else (lambda p: p))
         f = self.derivative if derivative else self.fn

@@ -66,6 +66,9 @@ class PiecewiseLinear(Activation):
     def _second_moment_curvature(self, K: Tensor) -> Tensor:
         return torch.zeros_like(K)
 
+    def _value_curvature(self, K: Tensor) -> Tensor:
+        return torch.zeros_like(K)
+
     def _derivative_moment(self, K: Tensor) -> Tensor:
         return torch.full_like(K, self._power(2))
 
