@@ -145,3 +145,22 @@ def test_input_facts_and_progress_are_given() -> None:
     assert found.evidence.inputs[0].mean == pytest.approx(1.0, abs=0.2)
     assert list(dict.fromkeys(s[0] for s in seen)) == ["reading the network", "predicting", "measuring"]
     assert all(0 <= done <= total for _, done, total in seen)
+
+
+def test_preview_is_the_prediction_alone_and_comes_before_the_measurement() -> None:
+    seen: list[str] = []
+    first: list[ll.Report] = []
+
+    def preview(report: ll.Report) -> None:
+        seen.append("preview")
+        first.append(report)
+
+    net = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    report = ll.check(net, x, preview=preview, progress=lambda what, done, total: seen.append(what))
+    assert seen.index("predicting") < seen.index("preview") < seen.index("measuring")
+    assert seen.count("preview") == 1
+    assert "being measured" in str(first[0])
+    assert "being measured" not in str(report)
+    kernel = [p.values["kernel"] for p in first[0].evidence.points]
+    assert all(k.predicted is not None and k.measured is None for k in kernel)

@@ -45,6 +45,7 @@ def check(
     loss: Loss | None = None,
     targets: Tensor | None = None,
     progress: Progress | None = None,
+    preview: Callable[[Report], None] | None = None,
     target: str = "",
 ) -> Report:
     """Predict a network layer by layer, measure the same on it, and say what is wrong.
@@ -63,6 +64,7 @@ def check(
         loss: "cross_entropy", "mse" or a function of (output, targets).
         targets: of this batch, for the loss; taken from `x` where it is an (inputs, targets) pair.
         progress: called with (what is done, steps done, steps in all).
+        preview: called with a report of the prediction alone, as soon as there is one: measuring takes longer.
         target: what the report calls the network.
 
     Returns:
@@ -87,31 +89,39 @@ def check(
     validate(model, positional, named)
     program, prediction, reason = _predict(model, positional, named, law or {}, seed, progress)
     trained = explains(list(program.laws.values())).trained if program is not None else False
-    measurement = _measure(model, positional, named, 0 if trained else draws, seed, program, progress)
+    draws = 0 if trained else draws
+    dead = dead_shares(program) if program is not None else None
+
+    def report(measurement: Measurement | None, facts: LossFacts | None) -> Report:
+        evidence = collect(
+            model,
+            program,
+            prediction.rows if prediction is not None else None,
+            measurement.rows if measurement is not None else None,
+            batch={**{f"argument {i}": a for i, a in enumerate(positional)}, **named},
+            loss=facts,
+            dead=dead,
+            classifier=loss == "cross_entropy" or _is_classifier(model, program),
+        )
+        return Report(
+            verdicts=tuple(judge(evidence)),
+            evidence=evidence,
+            prediction=prediction,
+            measurement=measurement,
+            program=program,
+            target=target or type(model).__name__,
+            seed=seed,
+            draws=draws,
+            reason=reason,
+        )
+
+    if preview is not None and prediction is not None:
+        preview(report(None, None))
+    measurement = _measure(model, positional, named, draws, seed, program, progress)
     facts = None
     if loss is not None and targets is not None:
         facts = _loss(model, positional, named, loss, targets, prediction, seed)
-    evidence = collect(
-        model,
-        program,
-        prediction.rows if prediction is not None else None,
-        measurement.rows,
-        batch={**{f"argument {i}": a for i, a in enumerate(positional)}, **named},
-        loss=facts,
-        dead=dead_shares(program) if program is not None else None,
-        classifier=loss == "cross_entropy" or _is_classifier(model, program),
-    )
-    return Report(
-        verdicts=tuple(judge(evidence)),
-        evidence=evidence,
-        prediction=prediction,
-        measurement=measurement,
-        program=program,
-        target=target or type(model).__name__,
-        seed=seed,
-        draws=0 if trained else draws,
-        reason=reason,
-    )
+    return report(measurement, facts)
 
 
 def _affordable(model: nn.Module) -> int:

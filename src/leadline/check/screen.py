@@ -61,6 +61,8 @@ def _header(report: Report) -> Text:
         parts.append(
             f"measured on {report.draws} re-drawn networks" if report.draws else "measured on this very network"
         )
+    else:
+        parts.append("predicted; being measured")
     return line.append("  " + " · ".join(parts), "dim")
 
 

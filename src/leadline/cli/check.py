@@ -18,7 +18,7 @@ from leadline.cli.config import parse_config
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
 from leadline.cli.laws import parse_laws
 from leadline.cli.load import load_target, to_device
-from leadline.cli.progress import progress_bar
+from leadline.cli.progress import working
 from leadline.program.errors import one_line, plain
 from leadline.program.inputs import device_from
 
@@ -86,7 +86,7 @@ def check(
             raise UserError("no target was given, expected one: name FILE.py:NAME or transformers:TYPE.")
         if plot is not None:
             _check_plot(plot)
-        with progress_bar(not as_json) as progress:
+        with working(not as_json) as progress:
             from leadline.check import check as run_check
 
             loaded = load_target(
@@ -107,7 +107,9 @@ def check(
                 _fresh_norms(model)
             report = run_check(
                 model, args=args, kwargs=kwargs, draws=draws, seed=seed, law=parse_laws(law or []),
-                loss=loss.value if loss is not None else None, targets=found, progress=progress, target=loaded.name,
+                loss=loss.value if loss is not None else None, targets=found, progress=progress,
+                preview=None if progress is None else lambda first: progress.show(first.screen(full=full)),
+                target=loaded.name,
             )  # fmt: skip
         if plot is not None:
             _write_plot(report, plot)

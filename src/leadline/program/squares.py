@@ -25,6 +25,6 @@ def square_sum(tensor: Tensor) -> Tensor:
         return torch.zeros((), dtype=wide, device=tensor.device)
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    peak = rows.abs().amax().clamp_min(torch.finfo(rows.dtype).tiny)
+    peak = torch.maximum(rows.amax(), -rows.amin()).clamp_min(torch.finfo(rows.dtype).tiny)
     norms = torch.linalg.vector_norm(rows / peak, dim=-1)
     return norms.to(wide).square().sum() * peak.to(wide).square()
