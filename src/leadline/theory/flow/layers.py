@@ -106,7 +106,7 @@ class Layers:
     def ratios(self) -> tuple[float, ...]:
         r"""r_l of the steps l -> l+1, l = 1 … L-1: n_l / n_{l-1}, and 0 for l = 1, whose law does not fluctuate."""
         w = self.widths
-        return tuple(0.0 if l == 1 else w[l] / w[l - 1] for l in range(1, self.depth))
+        return tuple(0.0 if i == 1 else w[i] / w[i - 1] for i in range(1, self.depth))
 
     @property
     def fan_in(self) -> tuple[int, ...]:
