@@ -97,8 +97,12 @@ class Evaluator:
 def pointwise(activation: Activation, order: int) -> Callable[[Tensor], Tensor]:
     """The activation or its slope, without detours for ReLU."""
     if activation.slopes == (1.0, 0.0):
-        return torch.relu if order == 0 else lambda z: (z > 0).to(z)
+        return torch.relu if order == 0 else _positive
     return activation if order == 0 else activation.derivative
+
+
+def _positive(z: Tensor) -> Tensor:
+    return torch.gt(z, 0, out=torch.empty_like(z))  # without a boolean on the way, whose conversion takes longest
 
 
 def leaves_of(*exprs: Expr) -> list[Expr]:
@@ -142,9 +146,25 @@ def _collect(expr: Expr, found: dict[int, Expr], split: set[int]) -> None:
         raise NoRule(f"a {type(expr).__name__.lower()} over images of this size is not drawn pair by pair")
 
 
-def normals(dims: int, count: int, replicates: int, seed: int, like: Tensor) -> Tensor:
-    """Standard normals (dims, count): scrambled Sobol points and their negatives in each replicate."""
-    return _normals(dims, count, replicates, seed).to(like)
+def normals(dims: int, count: int, replicates: int, seed: int, like: Tensor, turn: int = 0) -> Tensor:
+    """Standard normals (dims, count): scrambled Sobol points and their negatives in each replicate.
+
+    Args:
+        dims: numbers of one draw.
+        count: draws.
+        replicates: independent blocks.
+        seed: of the points.
+        like: has the dtype and device.
+        turn: a rotation of the same points. Errors of draws that are turned each in its own way do not add up.
+
+    Returns:
+        The draws; in each block their covariance is the identity where there are enough.
+    """
+    z = _normals(dims, count, replicates, seed)
+    if turn and dims > 1:
+        generator = torch.Generator().manual_seed(seed * 65_537 + turn)
+        z = torch.linalg.qr(torch.randn(dims, dims, generator=generator, dtype=z.dtype))[0] @ z
+    return z.to(like)
 
 
 @lru_cache(maxsize=64)

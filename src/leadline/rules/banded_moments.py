@@ -19,13 +19,14 @@ from leadline.rules.banded_draws import Evaluator, leaves_of, normals, pair_root
 from leadline.rules.banded_grid import Grid
 from leadline.rules.expr import Expr, Source
 
-__all__ = ["Drawn", "drawn_mean", "drawn_means", "drawn_second"]
+__all__ = ["Drawn", "Seed", "drawn_mean", "drawn_means", "drawn_second"]
 
 _REPLICATES = 8
 _POINT_DRAWS, _PAIR_DRAWS = 4096, 2048
-_POINTS, _PAIRS = 256, 1024  # drawn for a regression
-_FEW_DRAWS = 256  # of each pair where all are drawn
+_POINTS, _PAIRS = 256, 512  # drawn for a regression
+_FEW_DRAWS = 256  # at least, of each pair where all are drawn
 _CHUNK = 2**17  # numbers of one array while pairs are evaluated, so that it stays in cache
+_APART = 10_007  # rotations of one chunk's draws are this far from those of the next
 _MISFIT = 0.01  # residual of a regression, relative, from which everything is drawn
 
 Second = Callable[[Expr], Banded]
@@ -65,19 +66,27 @@ class _Parts:
         return all(bool((K.diagonal() > 0).all()) for K in self.kernels)
 
 
-def drawn_mean(expr: Expr, grid: Grid, second: Second, seed: int) -> tuple[Tensor, Tensor, float]:
+@dataclass(frozen=True)
+class Seed:
+    """Of draws: ``base`` of the points, ``turn`` of the rotation that this expression's draws have to themselves."""
+
+    base: int
+    turn: int
+
+
+def drawn_mean(expr: Expr, grid: Grid, second: Second, seed: Seed) -> tuple[Tensor, Tensor, float]:
     """Mean and second moment at each point, shape (points,), and the relative standard error of the latter."""
     mean, own, error = _all_points([expr], _Parts.of([expr], second), grid, seed)
     return mean[0], own[0], error[0]
 
 
-def drawn_means(exprs: Sequence[Expr], grid: Grid, second: Second, seed: int) -> Tensor:
+def drawn_means(exprs: Sequence[Expr], grid: Grid, second: Second, seed: Seed) -> Tensor:
     """Means of expressions on the same draws, shape (expressions, points)."""
     return _all_points(exprs, _Parts.of(exprs, second), grid, seed)[0]
 
 
 def drawn_second(
-    exprs: Sequence[Expr], grid: Grid, second: Second, seed: int, where: Tensor | None = None
+    exprs: Sequence[Expr], grid: Grid, second: Second, seed: Seed, where: Tensor | None = None
 ) -> list[Drawn]:
     """<h_p h_q> of expressions at the pairs of a grid, all on the same draws.
 
@@ -95,7 +104,7 @@ def drawn_second(
     means, owns, errors = _all_points(exprs, parts, grid, seed)
     P = grid.points
     wanted = torch.arange(P, grid.pairs) if where is None else where[P:].nonzero()[:, 0] + P
-    correlations, spreads = _correlations(exprs, parts, grid, wanted, seed + 1)
+    correlations, spreads = _correlations(exprs, parts, grid, wanted, Seed(seed.base + 1, seed.turn))
     p, q, _ = grid.index
     p, q = p[wanted], q[wanted]
     out = []
@@ -107,7 +116,7 @@ def drawn_second(
     return out
 
 
-def _all_points(exprs: Sequence[Expr], parts: _Parts, grid: Grid, seed: int) -> tuple[Tensor, Tensor, list[float]]:
+def _all_points(exprs: Sequence[Expr], parts: _Parts, grid: Grid, seed: Seed) -> tuple[Tensor, Tensor, list[float]]:
     """Means and second moments at all points, (expressions, points)."""
     P = grid.points
     if P > 3 * _POINTS and parts.alive:
@@ -124,8 +133,8 @@ def _all_points(exprs: Sequence[Expr], parts: _Parts, grid: Grid, seed: int) -> 
     return _points(exprs, parts, torch.arange(P), seed)
 
 
-def _points(exprs: Sequence[Expr], parts: _Parts, points: Tensor, seed: int) -> tuple[Tensor, Tensor, list[float]]:
-    z = normals(parts.count, _POINT_DRAWS, _REPLICATES, seed, parts.kernels[0].values)
+def _points(exprs: Sequence[Expr], parts: _Parts, points: Tensor, seed: Seed) -> tuple[Tensor, Tensor, list[float]]:
+    z = normals(parts.count, _POINT_DRAWS, _REPLICATES, seed.base, parts.kernels[0].values, seed.turn)
     given = {id(e): z[parts.number[id(e)]][None] for e in parts.leaves}
     means, seconds, spreads = [], [], []
     for at in points.split(max(_CHUNK // _POINT_DRAWS, 1)):
@@ -153,12 +162,13 @@ def _correlations(
 ) -> tuple[Tensor, list[float]]:
     """<h_p h_q> / sqrt(<h_p^2> <h_q^2>) of pairs (expressions, pairs), and their standard errors."""
     if wanted.numel() > 3 * _PAIRS and parts.alive:
-        picked = torch.randint(wanted.numel(), (_PAIRS,), generator=torch.Generator().manual_seed(seed)).unique()
+        picked = torch.randint(wanted.numel(), (_PAIRS,), generator=torch.Generator().manual_seed(seed.base)).unique()
         drawn, errors = _pairs(exprs, parts, grid, wanted[picked], seed, _PAIR_DRAWS)
         fitted, misfit = _regress(_pair_table(parts, grid, wanted), picked, 1 - drawn.T)
         if float(misfit.max()) < _MISFIT:
             return (1 - fitted.T).clamp(-1, 1), [math.hypot(a, float(b)) for a, b in zip(errors, misfit, strict=True)]
-    return _pairs(exprs, parts, grid, wanted, seed, _FEW_DRAWS)
+    few = 2 ** int(math.log2(max(_PAIRS * _PAIR_DRAWS // max(wanted.numel(), 1), _FEW_DRAWS)))
+    return _pairs(exprs, parts, grid, wanted, seed, min(few, _PAIR_DRAWS), apart=True)
 
 
 def _pair_table(parts: _Parts, grid: Grid, wanted: Tensor) -> Tensor:
@@ -195,16 +205,26 @@ def _regress(table: Tensor, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 
 def _pairs(
-    exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int, draws: int
+    exprs: Sequence[Expr],
+    parts: _Parts,
+    grid: Grid,
+    wanted: Tensor,
+    seed: Seed,
+    draws: int,
+    *,
+    apart: bool = False,
 ) -> tuple[Tensor, list[float]]:
-    z = normals(2 * parts.count, draws, _REPLICATES // 2, seed, parts.kernels[0].values)
-    given = {id(e): z[[parts.number[id(e)], parts.count + parts.number[id(e)]]] for e in parts.leaves}
+    """Correlations by draws; ``apart``: each chunk of pairs on draws of its own, so that their errors average out."""
     p, q, _ = grid.index
     n = len(exprs)
-    out, spreads = [[z.new_zeros(0)] for _ in exprs], [0.0] * n
+    like = parts.kernels[0].values
+    out, spreads = [[like.new_zeros(0)] for _ in exprs], [0.0] * n
     for number, chunk in enumerate(wanted.split(max(_CHUNK // draws // 2, 1))):
         if chunk.numel() == 0:
             break
+        if number == 0 or apart:
+            z = normals(2 * parts.count, draws, _REPLICATES // 2, seed.base, like, seed.turn + number * _APART)
+            given = {id(e): z[[parts.number[id(e)], parts.count + parts.number[id(e)]]] for e in parts.leaves}
         at = torch.stack([p[chunk], q[chunk]], 1)
         roots, means = {}, {}
         for e in parts.leaves:

@@ -8,7 +8,7 @@ from torch import Tensor
 from leadline.rules.banded import Banded
 from leadline.rules.banded_moments import drawn_means
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, grid, product
+from leadline.rules.expr import Apply, Expr, Lin, Product, gaussian, grid, product
 from leadline.rules.kernel import Kernel, scale_points
 from leadline.rules.state import Cotangent, Wave
 
@@ -51,12 +51,43 @@ def along_channel(cotangent: Cotangent, value: Expr, own: Kernel, ctx: Context) 
 
 
 def _overlaps(factors: list[Expr], value: Expr, ctx: Context) -> Tensor:
-    """<e h> of each factor at each point, shape (factors, P)."""
+    """<e h> of each factor at each point, shape (factors, P); by draws where there is no closed form."""
+    found = [_overlap(e, value, ctx) for e in factors]
+    rest = [e for e, known in zip(factors, found, strict=True) if known is None]
     pairs = grid(value)
-    if pairs is not None:
-        return drawn_means([product(e, value) for e in factors], pairs, ctx.moments.second, ctx.moments.seed)
-    h = ctx.moments.draws(value)
-    return torch.stack([(ctx.moments.draws(e) * h).mean(0) for e in factors])
+    if not rest:
+        drawn: list[Tensor] = []
+    elif pairs is not None:
+        seed = ctx.moments.turned(value)
+        drawn = list(drawn_means([product(e, value) for e in rest], pairs, ctx.moments.second, seed).unbind())
+    else:
+        h = ctx.moments.draws(value)
+        drawn = [(ctx.moments.draws(e) * h).mean(0) for e in rest]
+    return torch.stack([drawn.pop(0) if known is None else known for known in found])
+
+
+def _overlap(e: Expr, value: Expr, ctx: Context) -> Tensor | None:
+    """<e h> for a centred Gaussian h by Stein's lemma: <f'(z) h> = <z h> <z f'(z)> / <z^2>, where z f' = f."""
+    if e.sources.isdisjoint(value.sources):
+        return ctx.full(value.size, 0.0)
+    if gaussian(e):
+        return ctx.moments.covariance(e, value).diagonal()
+    if isinstance(e, Lin):
+        total = ctx.full(value.size, 0.0)
+        for c, part in e.terms:
+            known = _overlap(part, value, ctx)
+            if known is None:
+                return None
+            total = total + c * known
+        return total
+    if isinstance(e, Product) and e.left.sources.isdisjoint(e.right.sources | value.sources):
+        known = _overlap(e.right, value, ctx)
+        return None if known is None else ctx.moments.mean(e.left) * known
+    if isinstance(e, Apply) and e.order == 1 and e.activation.scale_invariant and gaussian(e.inner):
+        K = ctx.moments.diagonal(e.inner)
+        shared = ctx.moments.covariance(e.inner, value).diagonal()
+        return shared * e.activation.mean(K) / K.clamp_min(1e-30)
+    return None
 
 
 def _row_means(wave: Wave, m: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leadline.rules.banded import Banded, band, dense
 from leadline.rules.banded_grid import Grid
-from leadline.rules.banded_moments import drawn_mean, drawn_second
+from leadline.rules.banded_moments import Seed, drawn_mean, drawn_second
 from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
 from leadline.rules.kernel import Kernel, gram, outer, scale_points
 from leadline.rules.sampling import REPLICATES, square_root, standard_draws, take
@@ -37,6 +37,7 @@ class Moments:
     _draws: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _keep: list[Expr] = field(default_factory=list, repr=False)
     _seeds: dict[Hashable, int] = field(default_factory=dict, repr=False)
+    _turns: int = 0
 
     def second(self, expr: Expr) -> Kernel:
         """Mean over channels of h_p h_q, shape (P, P)."""
@@ -64,10 +65,18 @@ class Moments:
             return
         mask = torch.stack([K.values != 0 for K in kernels]).any(0)
         exprs = list(found.values())
-        for expr, drawn in zip(exprs, drawn_second(exprs, kernels[0].grid, self.second, self.seed, mask), strict=True):
+        seed = self.turned(exprs[0])
+        for expr, drawn in zip(exprs, drawn_second(exprs, kernels[0].grid, self.second, seed, mask), strict=True):
             expr.memo.update(
                 {"where": (drawn.second, mask), "mean": drawn.mean, "error": drawn.error, "pair": drawn.pair_error}
             )
+
+    def turned(self, expr: Expr) -> Seed:
+        """Seed of an expression's draws over images, the same whenever it is asked for."""
+        if "turn" not in expr.memo:
+            self._turns += 1
+            expr.memo["turn"] = self._turns
+        return Seed(self.seed, expr.memo["turn"])  # type: ignore[arg-type]
 
     def mean(self, expr: Expr) -> Tensor:
         """Mean over channels of h_p, shape (P,)."""
@@ -86,7 +95,7 @@ class Moments:
             return self.second(expr).diagonal()
         pairs = grid(expr)
         if "diagonal" not in expr.memo and pairs is not None:
-            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.seed)
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.turned(expr))
         return expr.memo["diagonal"]  # type: ignore[return-value]
 
     def error(self, expr: Expr) -> float:
@@ -202,7 +211,7 @@ class Moments:
             return torch.stack([share * self.mean(e) for share, e in expr.parts]).sum(0)
         pairs = grid(expr)
         if pairs is not None and not _joint(expr):
-            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.seed)
+            expr.memo["mean"], expr.memo["diagonal"], _ = drawn_mean(expr, pairs, self.second, self.turned(expr))
         else:
             self._drawn(expr, None)
         return expr.memo["mean"]  # type: ignore[return-value]
@@ -212,7 +221,7 @@ class Moments:
         pairs = grid(expr)
         if pairs is not None and not _joint(expr):
             mask = None if where is None else where.values != 0
-            (found,) = drawn_second([expr], pairs, self.second, self.seed, mask)
+            (found,) = drawn_second([expr], pairs, self.second, self.turned(expr), mask)
             expr.memo.update({"mean": found.mean, "error": found.error, "pair": found.pair_error})
             return found.second
         h = self.draws(expr, self._frozen_count(expr))
