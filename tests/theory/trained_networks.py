@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,11 +28,11 @@ class Networks:
         options = {"generator": generator, "dtype": torch.float64}
         widths, N = self.layers.widths, self.count // (2 if self.antithetic else 1)
         self.W, self.b = [], []
-        for l, (n_in, n) in enumerate(zip(widths, widths[1:])):
-            W = torch.randn(N, n, n_in, **options) * (self.layers.C_W[l] / n_in) ** 0.5
-            b = torch.randn(N, n, 1, **options) * self.layers.C_b[l] ** 0.5
+        for layer, (n_in, n) in enumerate(pairwise(widths)):
+            W = torch.randn(N, n, n_in, **options) * (self.layers.C_W[layer] / n_in) ** 0.5
+            b = torch.randn(N, n, 1, **options) * self.layers.C_b[layer] ** 0.5
             if self.antithetic:
-                sign = -1 if l == self.layers.depth - 1 else 1
+                sign = -1 if layer == self.layers.depth - 1 else 1
                 W, b = torch.cat([W, sign * W]), torch.cat([b, sign * b])
             self.W.append(W)
             self.b.append(b)
@@ -39,9 +40,9 @@ class Networks:
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Layer inputs, pre-activations of hidden layers, output (N, outputs, m)."""
         h, hidden, z = [x.T.expand(len(self.W[0]), -1, -1)], [], None
-        for l, (W, b) in enumerate(zip(self.W, self.b)):
+        for layer, (W, b) in enumerate(zip(self.W, self.b), start=1):
             z = torch.baddbmm(b, W, h[-1])
-            if l + 1 < self.layers.depth:
+            if layer < self.layers.depth:
                 hidden.append(z)
                 h.append(self.layers.activation.fn(z))
         return h, hidden, z
@@ -50,11 +51,11 @@ class Networks:
         """(layer, gradient of W, gradient of b) from the errors at the outputs, last layer first."""
         h, hidden, z = self.forward(x)
         delta = error(z)
-        for l in reversed(range(self.layers.depth)):
-            above = self.W[l].mT @ delta if l else None
-            yield l, delta @ h[l].mT, delta.sum(-1, keepdim=True)
+        for i in reversed(range(self.layers.depth)):
+            above = self.W[i].mT @ delta if i else None
+            yield i, delta @ h[i].mT, delta.sum(-1, keepdim=True)
             if above is not None:
-                delta = above * self.layers.activation.derivative(hidden[l - 1])
+                delta = above * self.layers.activation.derivative(hidden[i - 1])
 
 
 def train(
@@ -70,26 +71,26 @@ def train(
 ) -> Tensor:
     """Train on the first rows of x and return outputs at all of x after each number of steps, (T, N, m).
 
-    ``whiten`` multiplies the errors; ``tensor(l, like)`` multiplies a layer's weight learning rates.
+    ``whiten`` multiplies the errors; ``tensor(i, like)`` multiplies a layer's weight learning rates.
     """
     M, layers = len(Y), networks.layers
     P = torch.eye(M, dtype=x.dtype) if whiten is None else whiten
     speed: dict[tuple[int, str], Tensor] = {}
-    extra = [1.0 if tensor is None else tensor(l, W) for l, W in enumerate(networks.W)]
+    extra = [1.0 if tensor is None else tensor(i, W) for i, W in enumerate(networks.W)]
     found = []
     for step in range(max(steps) + 1):
         if step in steps:
             found.append(networks.forward(x)[2][:, 0])
         if step == max(steps):
             break
-        for l, gW, gb in networks.gradients(x[:M], lambda z: (z - Y) @ P):
-            n = layers.widths[l]
+        for i, gW, gb in networks.gradients(x[:M], lambda z: (z - Y) @ P):
+            n = layers.widths[i]
             for kind, parameter, gradient in (
-                ("W", networks.W[l], gW * extra[l] * (layers.lambda_W[l] / n)),
-                ("b", networks.b[l], gb * layers.lambda_b[l]),
+                ("W", networks.W[i], gW * extra[i] * (layers.lambda_W[i] / n)),
+                ("b", networks.b[i], gb * layers.lambda_b[i]),
             ):
-                move = speed.get((l, kind), 0.0) * decay - rate * gradient
+                move = speed.get((i, kind), 0.0) * decay - rate * gradient
                 if decay:
-                    speed[l, kind] = move
+                    speed[i, kind] = move
                 parameter += move
     return torch.stack(found)

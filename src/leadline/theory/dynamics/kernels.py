@@ -56,9 +56,9 @@ def tangent_matrices(layers: Layers, inputs: Tensor, K: Tensor | None = None) ->
     """
     K = kernel_matrices(layers, inputs) if K is None else K
     Theta = [layers.lambda_b[0] + layers.lambda_W[0] * _gram(inputs)]
-    for l in range(1, layers.depth):
-        moment, slope = layers.activation.gram(K[l - 1]), layers.activation.gram_derivative(K[l - 1])
-        Theta.append(layers.lambda_b[l] + layers.lambda_W[l] * moment + layers.C_W[l] * slope * Theta[-1])
+    for i in range(1, layers.depth):
+        moment, slope = layers.activation.gram(K[i - 1]), layers.activation.gram_derivative(K[i - 1])
+        Theta.append(layers.lambda_b[i] + layers.lambda_W[i] * moment + layers.C_W[i] * slope * Theta[-1])
     return torch.stack(Theta)
 
 
