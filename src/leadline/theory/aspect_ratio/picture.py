@@ -51,7 +51,7 @@ def information_picture(nu: float, outputs: int, *, title: str = "") -> Figure:
     ax.set_ylabel("mutual information, nats", fontsize=13)
     ax.tick_params(labelsize=12)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="upper left", frameon=False, fontsize=11.5)
+    ax.legend(loc="upper left", framealpha=1.0, edgecolor="none", fontsize=11.5)
     if title:
         ax.set_title(title, loc="left", fontsize=15, fontweight="bold")
     return figure
