@@ -6,7 +6,7 @@ import enum
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,14 +16,11 @@ from leadline.cli.app import app, ending
 from leadline.cli.batch import load_batch, load_checkpoint, load_targets
 from leadline.cli.config import parse_config
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
+from leadline.cli.figures import check_figure, write_figure
 from leadline.cli.laws import parse_laws
 from leadline.cli.load import load_target, to_device
 from leadline.cli.progress import working
-from leadline.program.errors import one_line, plain
 from leadline.program.inputs import device_from
-
-if TYPE_CHECKING:
-    from leadline.check import Report
 
 __all__ = ["check"]
 
@@ -85,7 +82,7 @@ def check(
         if target is None:
             raise UserError("no target was given, expected one: name FILE.py:NAME or transformers:TYPE.")
         if plot is not None:
-            _check_plot(plot)
+            check_figure(plot)
         with working(not as_json) as progress:
             from leadline.check import check as run_check
 
@@ -112,7 +109,7 @@ def check(
                 target=loaded.name,
             )  # fmt: skip
         if plot is not None:
-            _write_plot(report, plot)
+            write_figure(report.plot, plot)
         if as_json:
             sys.stdout.write(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
         else:
@@ -126,29 +123,3 @@ def _fresh_norms(model: nn.Module) -> None:
 
     for name in untouched_norms(model):
         model.get_submodule(name).train()
-
-
-_FIGURES = (".png", ".svg", ".pdf")
-
-
-def _check_plot(path: Path) -> None:
-    """Refuse a figure that could not be written before anything takes time."""
-    if path.suffix.lower() not in _FIGURES:
-        raise UserError(
-            f"figure '{plain(path)}' ends in '{plain(path.suffix)}', expected {', '.join(_FIGURES)}: name it so."
-        )
-    if not path.expanduser().absolute().parent.is_dir():
-        raise UserError(f"there is no folder for the figure '{plain(path)}', expected an existing one: make it first.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError('figures need matplotlib, which is not installed: pip install "leadline[plot]".') from error
-
-
-def _write_plot(report: Report, path: Path) -> None:
-    try:
-        report.plot().savefig(path.expanduser())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the figure '{plain(path)}' could not be written ({one_line(error)}): choose another place."
-        ) from error
