@@ -16,7 +16,7 @@ from leadline.rules.elementwise import activation_of
 from leadline.rules.expr import Apply, gaussian
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import relative_error
-from leadline.theory.fixed_point import fixed_point
+from leadline.theory.criticality import fixed_point
 from leadline.theory.rows import Estimate, Row
 
 __all__ = ["correlations", "describe"]
@@ -87,7 +87,7 @@ def _fixed(step: Step, ctx: Context, row: Row) -> None:
     K = float(ctx.moments.diagonal(value.expr.inner).mean())
     key = f"fixed:{act.name}:{C_W:.3g}:{C_b:.3g}"
     if key not in ctx.cache:
-        ctx.cache[key] = fixed_point(act, C_W, C_b, K, steps=60)
+        ctx.cache[key] = fixed_point(act, C_W, C_b, K)
     found = ctx.cache[key]
     row.values["fixed_point"], row.values["depth_scale"] = Estimate(found.K), Estimate(found.depth_scale)
 
