@@ -51,10 +51,18 @@ def law(activation: str, phase: str) -> tuple[float, float]:
     return {"critical": (C_b, C_W), "ordered": (0.1, 0.8 * C_W), "chaotic": (0.05, 1.3 * C_W)}[phase]
 
 
+def gaussian_linear(n_in: int, n: int) -> nn.Linear:
+    """A layer whose kind of law is read as Gaussian; its strength is stated."""
+    layer = nn.Linear(n_in, n, dtype=torch.float64)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
 def mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n in pairwise(widths):
-        layers += [nn.Linear(n_in, n, dtype=torch.float64), Pointwise(ACTIVATIONS[activation])]
+        layers += [gaussian_linear(n_in, n), Pointwise(ACTIVATIONS[activation])]
     return nn.Sequential(*layers[:-1])
 
 
@@ -107,8 +115,8 @@ def without_last_sampling(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
     """Leave out, in the last activation only, what its own finite number of channels adds."""
     right, calls = Elementwise._noise, []
 
-    def wrong(self, state, act, ctx):
-        noise = right(self, state, act, ctx)
+    def wrong(self, state, ctx):
+        noise = right(self, state, ctx)
         calls.append(1)
         return Noise(dict(list(noise.parts.items())[:-1]), sampled=True) if len(calls) == hidden else noise
 
@@ -170,8 +178,10 @@ def test_bias_free_relu_is_the_exact_product(activation, C_W, nu):
 
 def test_linear_layers_without_activation_are_the_exact_product():
     widths = [8, 30, 77, 12, 3]
-    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(widths)))
-    prediction = predict(trace(model, two_inputs().float(), law={str(i): {"C_W": 1.3} for i in range(4)}))
+    model = nn.Sequential(*(gaussian_linear(a, b) for a, b in pairwise(widths)))
+    for layer in model:
+        layer.bias = None
+    prediction = predict(trace(model, two_inputs(), law={str(i): {"C_W": 1.3} for i in range(4)}))
     expected = [math.prod(1 + 2 / n for n in widths[1 : i + 1]) - 1 for i in range(4)]
     assert [r.values["spread"].value for r in prediction.rows] == pytest.approx(expected, rel=1e-6)
 

@@ -116,8 +116,11 @@ def test_all_offsets_give_the_full_prediction(name: str) -> None:
         if hasattr(v, "expr")
     )
     for one, two in zip(full.rows, banded.rows, strict=True):
-        assert one.values.keys() == two.values.keys()
+        # the spread of a convolution after the first is known where all pairs of sites are
+        assert one.values.keys() - {"spread"} == two.values.keys() - {"spread"}
         for quantity, estimate in one.values.items():
+            if quantity == "spread" and quantity not in two.values:
+                continue
             if quantity == "flat_fraction":
                 continue  # read at a sample of the points
             assert two.values[quantity].value == pytest.approx(estimate.value, rel=1e-9, abs=1e-12), (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Context:
     """State of a prediction while it runs.
 
     ``values``: node name -> what it is. ``moments``: takes expectations. ``dtype``: of the kernels. ``images``: how
-    many pairs of sites of a large image are carried.
+    many pairs of sites of a large image are carried. ``noises``: fluctuation of each source's covariance.
     """
 
     program: Program
@@ -48,6 +48,7 @@ class Context:
     parts: dict[str, list[Value]] = field(default_factory=dict)
     chain: dict[str, tuple[float, float]] = field(default_factory=dict)
     susceptibility: dict[str, tuple[float, float]] = field(default_factory=dict)
+    noises: dict[Hashable, Noise] = field(default_factory=dict)
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def full(self, size: int, value: float) -> Tensor:

@@ -17,11 +17,13 @@ from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
 from leadline.rules.dense import bias_moment, biased, doubt, law_error
 from leadline.rules.expr import grid, op
+from leadline.rules.fluctuation import known, mixed, passed_on, sampled
 from leadline.rules.kernel import Kernel
-from leadline.rules.state import Cotangent, Fixed, State, fresh
+from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
 
+_PAIRED = 512  # sites (of all samples) up to which the seed-to-seed fluctuation is followed from pair to pair
 FEW = 16  # channels in a group below which the sum over them is not Gaussian
 
 
@@ -50,7 +52,30 @@ class Conv(Rule):
         expr = biased(K, bias, ctx, gaussian=few >= FEW)
         before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
         doubt(expr, before, ctx.weight(step))
-        return State(expr, step.points, step.width, None, few >= FEW)
+        noise = known(expr, self.noise(step, value, law, count, ctx), ctx)
+        return State(expr, step.points, step.width, noise, few >= FEW)
+
+    def noise(self, step: Step, value: Value, law: Law, count: int, ctx: Context) -> Noise | None:
+        """Fluctuation of the scale at each site, from those at the sites that its taps see."""
+        if isinstance(value, Fixed):
+            return Noise({}, sampled=False)
+        state = ctx.state(step.arguments["input"])
+        found = state.noise
+        if found is None or int(step.arguments.get("groups", 1)) > 1 or "orthogonal" in law.kind:
+            return None
+        if not found.sampled:
+            found = sampled(state.expr, state.width, ctx)
+        if found is None or not found.parts:
+            return passed_on(found, law.C_W)
+        if image_grid(step, ctx) is not None:
+            return None
+        taps = self.taps(step, ctx)
+        if max(taps.shape[0], state.expr.size) > _PAIRED:
+            return None
+        counts = torch.zeros(taps.shape[0], state.expr.size + 1, dtype=ctx.dtype, device=ctx.device)
+        places = torch.where(taps < 0, state.expr.size, taps).to(ctx.device)
+        counts.scatter_add_(1, places, torch.ones_like(places, dtype=ctx.dtype))
+        return passed_on(mixed(found, counts[:, :-1] / count), law.C_W)
 
     def moment(self, step: Step, value: Value, law: Law, ctx: Context) -> tuple[Kernel, int]:
         """Second moment summed over taps, and their number."""

@@ -11,7 +11,8 @@ from leadline.program import Law, Step
 from leadline.rules.banded import dense
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, gaussian, grid, lin, source
+from leadline.rules.expr import Expr, Source, gaussian, grid, lin, source
+from leadline.rules.fluctuation import averaged, known, passed_on, sampled
 from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
@@ -33,11 +34,15 @@ class Dense(Rule):
         tied = tied_moment(step, state, law, ctx) if index is None else None
         K = K if tied is None else K + tied
         # an orthogonal layer keeps the sample's scale, so the fluctuation of independent weights is not its own
-        independent = index is None and "orthogonal" not in law.kind
-        noise = fresh_noise(state, ctx, law.C_W) if independent else None
-        expr = biased(K, ctx.weight(step, "bias"), ctx)
+        independent = tied is None and "orthogonal" not in law.kind
+        noise = fresh_noise(step, state, ctx, law.C_W, index) if independent else None
+        bias = ctx.weight(step, "bias")
+        expr = biased(K, bias, ctx)
         doubt(expr, state.expr, weight)
-        return State(expr, step.points, step.width, noise)
+        fourth = fourth_of_data(step, ctx, weight, bias, K.diagonal())  # type: ignore[arg-type]
+        if fourth is not None and isinstance(expr, Source):
+            expr.memo["fourth"] = fourth
+        return State(expr, step.points, step.width, known(expr, noise, ctx))
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Squared derivative, summed over channels, times C_W."""
@@ -145,14 +150,31 @@ def bias_moment(bias: tuple[Tensor, Law] | None, like: Tensor) -> Tensor:
     return like.new_tensor(0.0 if bias is None else bias[1].second_moment)
 
 
-def fresh_noise(state: State, ctx: Context, C_W: float) -> Noise | None:
-    """Fluctuation of the scale of a layer's law, from that of its input."""
-    if state.noise is None:
+def fresh_noise(step: Step, state: State, ctx: Context, C_W: float, groups: Tensor | None = None) -> Noise | None:
+    """Fluctuation of the scale of a layer's law, from that of its input; sites flattened into channels are averaged over."""
+    noise = state.noise
+    if noise is None or (groups is None and ctx.aligned(state, step.points) is not state.expr):
         return None
-    parts = dict(state.noise.parts)
-    if not state.noise.sampled:
-        # a source fed straight on: its own finite sample of channels counts too, Var(z^2) = 2 K^2
-        mean, variance = state.noise.scale(ctx.moments.diagonal(state.expr))
-        parts[object()] = ((mean.square() + variance) * (2 / state.width)).sqrt()
-    shift = None if state.noise.shift is None else C_W * state.noise.shift
-    return Noise({k: C_W * v for k, v in parts.items()}, sampled=False, shift=shift)
+    if not noise.sampled:
+        # a source fed straight on: its own finite sample of channels counts too
+        noise = sampled(state.expr, state.width, ctx)
+    return passed_on(noise if groups is None else averaged(noise, groups), C_W)
+
+
+def fourth_of_data(
+    step: Step, ctx: Context, weight: tuple[Tensor, Law], bias: tuple[Tensor, Law] | None, like: Tensor
+) -> Tensor | None:
+    """Fourth cumulant of a first layer's values, whose few uniform weights do not make a Gaussian (P,)."""
+    value = ctx.value(argument(step, "input"))
+    laws = [weight[1]] + ([] if bias is None else [bias[1]])
+    if not isinstance(value, Fixed) or not any(law.kind == "uniform" for law in laws):
+        return None
+    x = ctx.channels(value.value, value.layout)
+    if x.shape[1] != like.numel():
+        return None
+    total = torch.zeros_like(like)
+    if laws[0].kind == "uniform":
+        total = total - 1.2 * laws[0].std ** 4 * x.pow(4).sum(0)
+    if len(laws) > 1 and laws[1].kind == "uniform":
+        total = total - 1.2 * laws[1].std ** 4
+    return total

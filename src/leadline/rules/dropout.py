@@ -6,6 +6,7 @@ from leadline.program import Step
 from leadline.rules.base import Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import grid, product, source
+from leadline.rules.fluctuation import sampled
 from leadline.rules.kernel import constant, identity
 from leadline.rules.state import Cotangent, State
 
@@ -25,7 +26,8 @@ class Dropout(Rule):
         pairs = grid(expr)
         second = constant(1.0, expr.size, one, pairs) + identity(expr.size, one, pairs) * (p / (1 - p))
         mask = source(second, mean=one, gaussian=False, drop=p, key=("mask", step.name))
-        made = State(product(expr, mask), step.points, step.width, None, state.exact)
+        dropped = product(expr, mask)
+        made = State(dropped, step.points, step.width, sampled(dropped, step.width, ctx), state.exact)
         return [made] * len(step.shapes)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:

@@ -7,6 +7,7 @@ from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.dense import doubt
 from leadline.rules.expr import source
+from leadline.rules.fluctuation import known
 from leadline.rules.state import Cotangent, Fixed, Noise, State
 
 __all__ = ["Embedding"]
@@ -35,7 +36,8 @@ class Embedding(Rule):
             return State(source(K, mean=ctx.full(ids.numel(), law.mean) if law.mean else None), step.points, step.width)
         expr = source(K)
         doubt(expr, None, (weight, law))
-        return State(expr, step.points, step.width, Noise({}, sampled=False), law.kind == "gaussian")
+        noise = known(expr, Noise({}, sampled=False), ctx)
+        return State(expr, step.points, step.width, noise, law.kind == "gaussian")
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Nothing random above."""

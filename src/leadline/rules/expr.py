@@ -160,7 +160,7 @@ def scaled(expr: Expr, factor: float | Tensor) -> Expr:
     """``factor * expr``; a factor of one changes nothing."""
     if not isinstance(factor, Tensor) and factor == 1.0:
         return expr
-    if isinstance(expr, Lin):
+    if isinstance(expr, Lin) and "norm" not in expr.memo:  # what a norm divided is known by its own node
         offset = None if expr.offset is None else expr.offset * factor
         return lin([(c * factor, e) for c, e in expr.terms], offset)
     if isinstance(expr, Cat):

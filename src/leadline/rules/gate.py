@@ -10,6 +10,7 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import product, scaled
+from leadline.rules.fluctuation import sampled
 from leadline.rules.residual import sum_back
 from leadline.rules.state import Cotangent, Fixed, State, Weight, merge
 
@@ -27,12 +28,12 @@ class Multiply(Rule):
             factor = constant_factor(operand, step, ctx)
             if factor is not None:
                 state = ctx.state(other)
-                return State(
-                    scaled(ctx.aligned(state, step.points), factor), step.points, step.width, None, state.exact
-                )
+                expr = scaled(ctx.aligned(state, step.points), factor)
+                return State(expr, step.points, step.width, sampled(expr, step.width, ctx), state.exact)
         left, right = ctx.state(one), ctx.state(two)
         expr = product(ctx.aligned(left, step.points), ctx.aligned(right, step.points))
-        return State(expr, step.points, step.width, None, left.exact and right.exact)
+        noise = sampled(expr, step.width, ctx) if left.width == right.width == step.width else None
+        return State(expr, step.points, step.width, noise, left.exact and right.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Each factor's derivative is the output's times the other factor."""
@@ -77,7 +78,8 @@ class Divide(Rule):
         if factor is None:
             raise NoRule("division by a random channel")
         state = ctx.state(argument(step, "self"))
-        return State(scaled(ctx.aligned(state, step.points), 1 / factor), step.points, step.width, None, state.exact)
+        expr = scaled(ctx.aligned(state, step.points), 1 / factor)
+        return State(expr, step.points, step.width, sampled(expr, step.width, ctx), state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The derivative, divided."""
@@ -97,7 +99,8 @@ class Negate(Rule):
     def forward(self, step: Step, ctx: Context) -> State:
         """Flip the sign."""
         state = ctx.state(argument(step, "self"))
-        return State(scaled(ctx.aligned(state, step.points), -1.0), step.points, step.width, state.noise, state.exact)
+        expr = scaled(ctx.aligned(state, step.points), -1.0)
+        return State(expr, step.points, step.width, sampled(expr, step.width, ctx), state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Flip the sign."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from leadline.program import Axis, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, Source, lin, op, product, scaled
+from leadline.rules.expr import Expr, lin, op, product, scaled
+from leadline.rules.fluctuation import Normalised
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight
 
 __all__ = ["GroupNorm", "LayerNorm", "affine"]
@@ -32,9 +33,12 @@ class LayerNorm(Rule):
             exact = state.exact
         inverse, shift = statistic(step, expr, ctx)
         offset = None if shift is None else -shift * inverse
-        out = affine(step, lin([(inverse, expr)], offset), ctx)
-        pinned = isinstance(state.expr, Source) and state.noise is not None and state.points == step.points
-        return State(out, step.points, step.width, Noise({}, sampled=True, pinned=True) if pinned else None, exact)
+        divided = lin([(inverse, expr)], offset)
+        noise = None
+        if not _normalised_sites(step):  # over sites too, a point's own scale is not fixed
+            noise = Noise({}, sampled=True, pinned=True) if _plain(step, ctx) else None
+            divided.memo["norm"] = Normalised(expr, inverse, step.op == "layer_norm", step.width)
+        return State(affine(step, divided, ctx), step.points, step.width, noise, exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Division by the statistic; the two directions that it takes out are 1/width of the derivative."""
@@ -70,6 +74,12 @@ def statistic(step: Step, expr: Expr, ctx: Context) -> tuple[Tensor, Tensor | No
     m = _over(ctx.moments.mean(expr), step.points, axes)
     inverse = (_over(M, step.points, axes) - m.square() + eps).rsqrt()
     return inverse, None if bool((m == 0).all()) else m
+
+
+def _plain(step: Step, ctx: Context) -> bool:
+    """Whether gain and bias are the same in every channel, and the bias zero."""
+    gain, bias = ctx.weight(step, "weight"), ctx.weight(step, "bias")
+    return (gain is None or gain[1].std == 0.0) and (bias is None or bias[1].second_moment == 0.0)
 
 
 def epsilon(step: Step) -> float:

@@ -10,6 +10,7 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context, alignment
 from leadline.rules.expr import Expr, lin, scaled
+from leadline.rules.fluctuation import sampled
 from leadline.rules.state import Cotangent, Fixed, State, Weight
 
 __all__ = ["Add"]
@@ -43,7 +44,7 @@ class Add(Rule):
         if not terms:
             raise NoRule("a sum of constants")
         expr = scaled(terms[0][1], terms[0][0]) if len(terms) == 1 and offset is None else lin(terms, offset)
-        return State(expr, step.points, width, None, exact)
+        return State(expr, step.points, width, sampled(expr, width, ctx), exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The derivative goes on to every operand, with its coefficient."""

@@ -12,7 +12,8 @@ from leadline.program import Ref, Step
 from leadline.rules.base import NoRule, Rule, Value, argument, rule
 from leadline.rules.context import Context, alignment
 from leadline.rules.expr import Expr, cat, gather, lin, rename
-from leadline.rules.state import Cotangent, State, Wave, fresh
+from leadline.rules.fluctuation import sampled
+from leadline.rules.state import Cotangent, Noise, State, Wave, fresh
 
 __all__ = ["Concatenate", "Move", "Rearrange"]
 
@@ -90,13 +91,12 @@ class Move(Rule):
         state = ctx.state(ref)
         outs = []
         for number, (index, tag) in enumerate(self.moves(step, ctx)):
-            expr = gather(state.expr, index)
-            expr = rename(expr, tag) if tag is not None else expr
+            moved = gather(state.expr, index)
+            expr = rename(moved, tag) if tag is not None else moved
             layout = step.layouts[number]
             points = tuple(a for dim in layout for a in dim if a.kind != "channel")
             width = math.prod(a.size for dim in layout for a in dim if a.kind == "channel")
-            noise = state.noise if index.numel() == state.expr.size else None
-            outs.append(State(expr, points, width, noise, state.exact))
+            outs.append(State(expr, points, width, _noise(state, moved, expr, width, ctx), state.exact))
         return outs if len(step.layouts) > 1 or isinstance(step.node.meta["val"], (list, tuple)) else outs[0]
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
@@ -229,3 +229,10 @@ def _part(waves: list[Wave], number: int, count: int, ctx: Context) -> Cotangent
             factor = factor.parts[number][1]
         out.append(Wave(w.key, w.squared, factor))
     return Cotangent(out)
+
+
+def _noise(state: State, moved: Expr, expr: Expr, width: int, ctx: Context) -> Noise | None:
+    """Fluctuation of some channels: a layer's law is that of every part; what was sampled is sampled anew."""
+    if state.noise is None or moved is not state.expr:
+        return None
+    return state.noise if not state.noise.sampled or width == state.width else sampled(expr, width, ctx)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from leadline.program.axes import Axis
 from leadline.program.laws import Law
 from leadline.rules.banded import dense
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
+from leadline.rules.influence import Sample, covariance
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments
 from leadline.rules.sampling import take
@@ -27,21 +29,26 @@ _waves = itertools.count()
 class Noise:
     """First-order seed-to-seed fluctuation of a layer's scale.
 
-    ``parts``: independent unit noises -> response of the second moment at each point (P,). ``sampled``: whether the
-    layer's own finite sample of channels is in it (it is for a function of a source, not for the source itself, whose
-    scale is that of its law given the layers before). ``pinned``: a norm has fixed the sample's scale exactly.
-    ``shift``: change of the mean second moment at each point (P,), G1 / n to first order; None for zero.
+    ``parts``: means over a layer's channels -> response of the second moment at each point to each (P,), or (P, P')
+    where points respond to others. ``sampled``: whether the layer's own finite sample of channels is in it (it is
+    for a function of a source, not for the source itself, whose scale is that of its law given the layers before).
+    ``pinned``: a norm has fixed the sample's scale exactly. ``shift``: change of the mean second moment at each point
+    (P,), G1 / n to first order; None for zero.
     """
 
-    parts: Mapping[Hashable, Tensor]
+    parts: Mapping[Sample, Tensor]
     sampled: bool
     pinned: bool = False
     shift: Tensor | None = None
 
+    @cached_property
+    def _variance(self) -> Tensor | None:
+        return covariance(self.parts, self.parts)
+
     def variance(self) -> Tensor | None:
         """Variance of the second moment at each point (P,)."""
-        values = list(self.parts.values())
-        return torch.stack([v.square() for v in values]).sum(0) if values else None
+        found = self._variance
+        return None if found is None else found.clamp_min(0)
 
     def scale(self, K: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the second moment at each point, given that at infinite width (P,)."""
