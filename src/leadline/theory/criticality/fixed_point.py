@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 
 # Decades below and above the start that are searched: a kernel that has grown by 1e8 has no fixed point.
 _DOWN, _UP = 10, 8
-_FINE, _COARSE = 64, 16  # points a decade
+_POINTS_A_DECADE = 16
+_FINER = 4  # nodes of the spline between two points at which a change of sign is looked for
 _BISECTIONS = 44
 _POLISH = 8
 _ROUNDING = 1e-13
@@ -82,7 +83,7 @@ def fixed_point(activation: Activation, C_W: float, C_b: float, K: float, *, res
     """
     block = Block(activation, residual=residual)
     w, b = (torch.tensor([v], dtype=torch.float64) for v in (C_W, C_b))
-    rest = float(_Search(block, max(K, 1e-300), _COARSE).rest(w, b)[0])
+    rest = float(_Search(block, max(K, 1e-300), finer=1).rest(w, b)[0])
     if 0 < rest < math.inf and block.activation.slopes is None:
         rest = _polished(block, C_W, C_b, rest)
     # a kernel without end has no susceptibilities of its own: those of a kernel grown by 1e8 stand for them
@@ -95,8 +96,8 @@ def fixed_point(activation: Activation, C_W: float, C_b: float, K: float, *, res
 def fixed_points(block: Block, C_W: Tensor, C_b: Tensor, start: float = 1.0) -> FixedPoints:
     r"""Fixed points that the flow of a layer reaches from one kernel, for many (C_W, C_b) at once.
 
-    The flow moves towards the first zero of K' - K on its side of the start. It is found among values of m(K) on
-    64 points a decade and refined on their cubic spline, good to about 1e-8; a double zero, at which a
+    The flow moves towards the first zero of K' - K on its side of the start. It is found from the sign on 16 points a
+    decade and refined on a cubic spline of m(K), good to about 1e-8; a double zero, at which a
     half-stable flow would halt, is passed over.
 
     Args:
@@ -128,8 +129,9 @@ def fixed_points(block: Block, C_W: Tensor, C_b: Tensor, start: float = 1.0) -> 
 class _Search:
     """Values of a block's moments on kernels around a start, and what follows from them for any (C_W, C_b)."""
 
-    def __init__(self, block: Block, start: float, points: int = _FINE) -> None:
-        self.block, self.start = block, start
+    def __init__(self, block: Block, start: float, finer: int = _FINER) -> None:
+        self.block, self.start, self.finer = block, start, finer
+        points = _POINTS_A_DECADE * finer
         self.keep = 1 - block.residual**2
         steps = torch.arange(-_DOWN * points, _UP * points + 1, dtype=torch.float64)
         nodes = start * 10 ** (steps / points)
@@ -150,15 +152,17 @@ class _Search:
             return torch.from_numpy(self._linear(w * (slopes[0] ** 2 + slopes[1] ** 2) / 2, b))
         if self.begin >= self.nodes.size:
             return torch.full_like(C_W, math.inf)
-        change = b[:, None] + w[:, None] * self.values - self.keep * self.nodes
-        change[np.abs(change) <= _ROUNDING * self.nodes] = 0.0
-        first = change[:, self.begin]
-        up, down = change[:, self.begin :] <= 0, change[:, self.begin :: -1] >= 0
-        high = np.where(up.any(1), self.begin + up.argmax(1), -1)
-        low = np.where(down.any(1), self.begin - down.argmax(1), -1)
+        nodes, values = self.nodes[:: self.finer], self.values[:: self.finer]
+        begin = self.begin // self.finer
+        change = b[:, None] + w[:, None] * values - self.keep * nodes
+        change[np.abs(change) <= _ROUNDING * nodes] = 0.0
+        first = change[:, begin]
+        up, down = change[:, begin:] <= 0, change[:, begin::-1] >= 0
+        high = np.where(up.any(1), begin + up.argmax(1), -1)
+        low = np.where(down.any(1), begin - down.argmax(1), -1)
         rises, falls = (first > 0) & (high >= 0), (first < 0) & (low >= 0)
         left = np.where(rises, high - 1, np.where(falls, low, 0))
-        K = self._between(w, b, np.clip(left, 0, self.nodes.size - 2))
+        K = self._between(w, b, np.log(nodes), np.clip(left, 0, nodes.size - 2))
         K = np.where(first == 0, self.start, K)
         K = np.where((first > 0) & (high < 0), math.inf, K)
         K = np.where((first < 0) & (low < 0), self._near_zero(w, b), K)
@@ -178,13 +182,13 @@ class _Search:
             K = (b + w * self.at_zero) / np.maximum(self.keep - w * slope, 0)
         return np.where(b + w * self.at_zero == 0, 0.0, np.minimum(K, self.nodes[0]))
 
-    def _between(self, w: Array, b: Array, left: NDArray[np.int64]) -> Array:
+    def _between(self, w: Array, b: Array, x: Array, left: NDArray[np.int64]) -> Array:
         spline = CubicSpline(np.log(self.nodes), self.values / self.nodes)
-        low, high = np.log(self.nodes[left]), np.log(self.nodes[left + 1])
+        low, high = x[left], x[left + 1]
 
-        def change(x: Array) -> Array:
-            K: Array = np.exp(x)
-            return b + K * (w * spline(x) - self.keep)
+        def change(at: Array) -> Array:
+            K: Array = np.exp(at)
+            return b + K * (w * spline(at) - self.keep)
 
         sign = change(low) > 0
         for _ in range(_BISECTIONS):
