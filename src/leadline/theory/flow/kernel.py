@@ -13,7 +13,7 @@ from torch import Tensor
 from leadline.activations import Activation
 from leadline.gaussian.adaptive import REACH
 
-__all__ = ["SecondMoment", "kernel_flow", "slope_power"]
+__all__ = ["LARGE", "SMALL", "SecondMoment", "end_slopes", "kernel_flow"]
 
 Array = NDArray[np.float64]
 
@@ -148,7 +148,7 @@ class _Ends:
     """<sigma^2> where sigma is as good as linear on both sides of 0: below ``low`` and above ``high``."""
 
     def __init__(self, activation: Activation) -> None:
-        self.near, self.far = slope_power(activation)
+        self.near, self.far = ((p * p + m * m) / 2 for p, m in end_slopes(activation))
         self.at_zero = float(activation.fn(torch.zeros(1, dtype=torch.float64)).to(torch.float64)) ** 2
         self.low = SMALL
         self.high = LARGE if 0 < self.far < math.inf else math.inf
@@ -166,25 +166,25 @@ class _Ends:
         return float(np.logaddexp(np.log(self.at_zero), np.log(self.near) + log_K))
 
 
-def slope_power(activation: Activation) -> tuple[float, float]:
-    r"""Mean squared slopes of an activation near 0 and far from it.
+def end_slopes(activation: Activation) -> tuple[tuple[float, float], tuple[float, float]]:
+    r"""Slopes (a_plus, a_minus) of an activation at 0 and at infinity.
 
-    .. math:: A_2 = (a_+^2 + a_-^2)/2
+    .. math:: a_\pm = \sigma'(0^\pm), \qquad a_\pm = \lim_{z\to\pm\infty} \sigma(z)/z
 
     Args:
         activation: sigma.
 
     Returns:
-        A_2 of the one-sided derivatives at 0 (0 where sigma is flat there), and of sigma(z)/z at infinity (0 where
-        sigma grows more slowly than z, inf where faster).
+        At 0, and at infinity: 0 where sigma grows more slowly than z, inf where faster.
     """
     if activation.slopes is not None:
-        plus, minus = activation.slopes
-        return ((plus**2 + minus**2) / 2,) * 2
+        return activation.slopes, activation.slopes
     with torch.no_grad():
-        sides = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-        near = float((activation.derivative(1e-30 * sides).to(torch.float64) ** 2).mean())
-        one, two = (float(((activation.fn(z * sides).to(torch.float64) / z) ** 2).mean()) for z in (1e15, 1e18))
-    if not math.isfinite(two) or two > one * (1 + 1e-6):
-        return near, math.inf
-    return near, two if one - two <= 1e-6 * one else 0.0
+        sides = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        plus, minus = (float(v) for v in activation.derivative(1e-30 * sides))
+        one, two = (activation.fn(z * sides).to(torch.float64) / (z * sides) for z in (1e15, 1e18))
+    size = float((one**2).mean())
+    if not bool(torch.isfinite(two).all()) or float((two**2).mean()) > size * (1 + 1e-6):
+        return (plus, minus), (math.inf, math.inf)
+    linear = bool(((two - one).abs() <= 1e-6 * size**0.5).all())
+    return (plus, minus), (float(two[0]), float(two[1])) if linear else (0.0, 0.0)

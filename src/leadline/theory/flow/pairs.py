@@ -109,16 +109,12 @@ def _series(
 
 
 def _direct(activation: Activation, a: float, rho: float, b: float) -> dict[tuple[int, int], Tensor]:
-    r"""One pair by quadrature, well conditioned at any correlation.
-
-    From mean products of {sigma'', z sigma'', z^2 sigma''} at one point with {sigma, sigma', sigma''} at the other,
-    by :math:`\langle z_a X\rangle = K_{aa}\langle\partial_a X\rangle + K_{ab}\langle\partial_b X\rangle`.
-    """
+    """One pair by quadrature, well conditioned at any correlation."""
+    # from products of {s'', z s'', z^2 s''} with {s, s', s''}, by <z_a X> = Kaa <d_a X> + Kab <d_b X>
     c = rho * math.sqrt(a * b)
     one, two = _bent_products(activation, a, rho, b), _bent_products(activation, b, rho, a)
     out = {(2, 2): (one[0, 2] + two[0, 2]) / 2, (2, 0): one[0, 0], (0, 2): two[0, 0]}
-    entries = (torch.tensor(v, dtype=torch.float64) for v in (a, c, b))
-    out[1, 1] = activation.dual_derivative(*entries, rtol=1e-12)
+    out[1, 1] = activation.dual_derivative(a, c, b, rtol=1e-12)
     for m, K, keys in ((one, a, ((3, 1), (4, 0))), (two, b, ((1, 3), (0, 4)))):
         third = (m[1, 1] - c * out[2, 2]) / K
         slope = (m[2, 0] - c * m[1, 1]) / K - m[0, 0]  # <z s''' s>

@@ -1,0 +1,99 @@
+"""What becomes of a critical network's kernel, spread and angles at great depth."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from leadline.activations import Activation, origin_numbers
+
+__all__ = ["asymptotic_angle", "asymptotic_kernel", "spread_per_layer"]
+
+
+def asymptotic_kernel(activation: Activation, depth: Tensor, anchor: tuple[float, float]) -> Tensor:
+    r"""Kernel at great depth for activations that are critical at K* = 0, with C_W = 1/A_2 and C_b = 0.
+
+    .. math:: \frac1{K^{(l)}} = -a_1 l + \frac{a_1^2 - a_2}{-a_1}\ln l + \text{const}\ \text{(smooth)}, \qquad
+        \frac1{\sqrt{K^{(l)}}} = \frac c2 l + \text{const}\ \text{(cusp)}
+
+    Args:
+        activation: sigma with sigma(0) = 0, smooth or with a cusp at 0.
+        depth: layers l, any shape.
+        anchor: a layer and its kernel, which fix the constant.
+
+    Returns:
+        Kernels, shape of ``depth``, float64. What is left out of the brackets is of order ln l / l (smooth) and ln l (cusp).
+
+    Raises:
+        ValueError: the activation is not critical at K* = 0, or the kernel does not fall there.
+
+    Source: Roberts, Yaida and Hanin (2022), section 5.3.3; the cusp from the same expansion on each side of 0.
+    """
+    n = origin_numbers(activation)
+    l0, K0 = anchor
+    layers = depth.to(torch.float64)
+    if n.a1 is not None and n.a2 is not None and n.a1 < 0:
+        log = (n.a1**2 - n.a2) / -n.a1
+        inverse = 1 / K0 - n.a1 * (layers - l0) + log * (layers.log() - math.log(l0))
+        return 1 / inverse
+    if n.cusp is not None and n.cusp > 0:
+        return (1 / math.sqrt(K0) + n.cusp / 2 * (layers - l0)) ** -2
+    raise ValueError(
+        f"the kernel of {activation.name} does not fall like a power of depth at K* = 0; iterate `kernel_flow` instead"
+    )
+
+
+def asymptotic_angle(activation: Activation, depth: Tensor) -> Tensor:
+    r"""Distance 1 - rho of the correlation of two inputs from 1 at great depth, for a scale-invariant activation.
+
+    .. math:: 1 - \rho^{(l)} \to \frac{9\pi^2}{2 t^2 l^2}, \qquad t = \frac{(a_+ - a_-)^2}{a_+^2 + a_-^2}
+
+    Args:
+        activation: two slopes that meet at 0, not equal.
+        depth: layers l, any shape.
+
+    Returns:
+        Shape of ``depth``.
+
+    Raises:
+        ValueError: the activation is not of this form, or linear (angles then stay as they are).
+    """
+    if activation.slopes is None or activation.slopes[0] == activation.slopes[1]:
+        raise ValueError(f"{activation.name} is not of two different slopes that meet at 0: give ReLU or a relative.")
+    plus, minus = activation.slopes
+    t = (plus - minus) ** 2 / (plus**2 + minus**2)
+    return 9 * math.pi**2 / (2 * t**2 * depth.to(torch.float64) ** 2)
+
+
+def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
+    r"""Slope nu of the spread with depth at criticality: V/(nK^2) -> nu l/n.
+
+    .. math:: \nu = \frac{\langle\sigma^4\rangle}{\langle\sigma^2\rangle^2} - 1\ (K^* > 0), \qquad
+        \nu = \tfrac13\Big(\frac{3A_4}{A_2^2} - 1\Big)\ (K^* = 0)
+
+    For a scale-invariant activation the first form holds at every K. At K* > 0 with C_b > 0 the layer's own fluctuation
+    is C_W^2 Var(sigma^2)/K^2, that is (C_W g/K)^2 times the first form, C_W = 1/<sigma'^2>.
+
+    Args:
+        activation: sigma.
+        K: the critical kernel K*; 0 for activations that are critical there.
+
+    Returns:
+        nu.
+
+    Raises:
+        ValueError: K is 0 and sigma(0) is not.
+    """
+    n = origin_numbers(activation)
+    if activation.slopes is not None:
+        return 3 * n.A4 / n.A2**2 - 1
+    if K > 0:
+        k = torch.tensor(K, dtype=torch.float64)
+        C_W = 1 / float(activation.derivative_moment(k))
+        variance = float(activation.fourth_moment(k) - activation.second_moment(k) ** 2)
+        return C_W**2 * variance / K**2
+    if n.cusp is None:
+        raise ValueError(f"{activation.name} is not critical at K* = 0: give the critical kernel K > 0.")
+    return (3 * n.A4 / n.A2**2 - 1) / 3
