@@ -1,20 +1,32 @@
 """Bayesian learning with wide networks.
 
-:func:`gp_posterior` at infinite width, :func:`finite_width_posterior` to order 1/n, and
-:func:`importance_posterior` from sampled kernels at any width.
+- ``model_evidence``: which depth, C_W, C_b and width do my data prefer? A table that prints and plots itself.
+- ``gp_posterior``: posterior and log evidence at infinite width, from any kernel.
+- ``finite_width_posterior``: the same with corrections of order 1/n, from K, V and G1; ``network_posterior``: from
+  a network's layers.
+- ``importance_posterior``: at any width, from sampled kernels.
+- ``kernel_matrices``: the kernel of every layer over many inputs.
 """
 
 from __future__ import annotations
 
+from leadline.theory.bayes.evidence import EvidenceRow, EvidenceTable, model_evidence
 from leadline.theory.bayes.finite_width import FiniteWidthPosterior, finite_width_posterior
 from leadline.theory.bayes.importance import SampledPosterior, importance_posterior
+from leadline.theory.bayes.kernels import kernel_matrices
+from leadline.theory.bayes.network import network_posterior
 from leadline.theory.bayes.posterior import Posterior, gp_posterior
 
 __all__ = [
+    "EvidenceRow",
+    "EvidenceTable",
     "FiniteWidthPosterior",
     "Posterior",
     "SampledPosterior",
     "finite_width_posterior",
     "gp_posterior",
     "importance_posterior",
+    "kernel_matrices",
+    "model_evidence",
+    "network_posterior",
 ]

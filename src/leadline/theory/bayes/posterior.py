@@ -48,8 +48,8 @@ def gp_posterior(K: Tensor, Y: Tensor, noise: float) -> Posterior:
 
     Source: Neal (1996); Lee et al. (2018); Roberts, Yaida and Hanin (2022), section 6.3.
 
-    >>> out = gp_posterior(torch.tensor([[1.0, 0.5], [0.5, 1.0]]), torch.tensor([2.0]), noise=1.0)
-    >>> out.mean[1].item(), out.covariance[1, 1].item()
+    >>> out = gp_posterior(torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64), torch.tensor([2.0]), noise=1.0)
+    >>> round(out.mean[1].item(), 12), round(out.covariance[1, 1].item(), 12)
     (0.5, 0.875)
     """
     y = targets(K, Y)

@@ -1,21 +1,26 @@
 """Training dynamics in closed form.
 
-:func:`linearized_training` gives the law of a trained wide network at any time and under any :class:`Rule`,
-:func:`expected_error` its generalization error, :func:`kernel_matrices` and :func:`tangent_matrices` the kernels
-that they start from. :class:`DeepLinear` has the learning curves of deep linear networks.
+- ``generalization_profile``: expected test error against depth, on and off criticality; prints and plots itself.
+- ``linearized_training``: the law of a trained wide network at any time and under any ``Rule``, from K and Theta;
+  ``expected_error``: its squared bias and variance.
+- ``kernel_matrices``, ``tangent_matrices``: the kernels of every layer that these start from.
+- ``DeepLinear``, ``mode_strength``, ``time_to_learn``: learning curves of deep linear networks.
 """
 
 from __future__ import annotations
 
+from leadline.theory.bayes import kernel_matrices
 from leadline.theory.dynamics.deep_linear import DeepLinear, mode_strength, time_to_learn
 from leadline.theory.dynamics.generalization import ExpectedError, expected_error
-from leadline.theory.dynamics.kernels import kernel_matrices, tangent_matrices
+from leadline.theory.dynamics.kernels import tangent_matrices
 from leadline.theory.dynamics.linearized import TrainedEnsemble, linearized_training
+from leadline.theory.dynamics.profile import GeneralizationProfile, generalization_profile
 from leadline.theory.dynamics.rules import GradientDescent, GradientFlow, Momentum, Newton, Rule
 
 __all__ = [
     "DeepLinear",
     "ExpectedError",
+    "GeneralizationProfile",
     "GradientDescent",
     "GradientFlow",
     "Momentum",
@@ -23,6 +28,7 @@ __all__ = [
     "Rule",
     "TrainedEnsemble",
     "expected_error",
+    "generalization_profile",
     "kernel_matrices",
     "linearized_training",
     "mode_strength",

@@ -172,7 +172,7 @@ def _pace(s: Array, depth: float, tau: float) -> Array:
     return (1.0 if depth == math.inf else depth) * s ** (2 - 2 / depth) / tau
 
 
-def _clock(logit: Array, above: Array, depth: float) -> Array:
+def _clock(logit: Array, above: NDArray[np.bool_], depth: float) -> Array:
     """Antiderivative of x^(-p)/(1-x), p = 2 - 2/N, at x = expit(logit), or 1/x = expit(logit) where above."""
     # In y, the smaller of x and 1/x, it is that of y^(q-1)/(1-y): take out terms (y^q - 1)/q, (y^(q+1) - 1)/(q+1), …
     # until a Gauss rule does the rest.
@@ -210,7 +210,7 @@ def _approach(ticks: Array, x0: Array, depth: float) -> Array:
     return np.where(there, 1.0, x)
 
 
-def _logit(x: Array) -> tuple[Array, Array]:
+def _logit(x: Array) -> tuple[Array, NDArray[np.bool_]]:
     """The logit of the smaller of x and 1/x, and whether that is 1/x."""
     above = x > 1
     return np.where(above, -np.log(np.abs(x - 1)), np.log(x) - np.log(np.abs(1 - x))), above

@@ -53,5 +53,5 @@ def expected_error(trained: TrainedEnsemble, values: Tensor) -> ExpectedError:
     if tuple(y.shape) != tuple(trained.mean.shape[1:]):
         wanted = f"{tuple(trained.mean.shape[1:])}, a row for each of all inputs, data included"
         raise ValueError(f"got values of shape {tuple(values.shape)}: give {wanted}.")
-    variance = trained.covariance.diagonal(dim1=1, dim2=2)[..., None]
+    variance = trained.covariance.diagonal(dim1=1, dim2=2)[..., None].clamp_min(0.0)
     return ExpectedError(trained.times, (trained.mean - y.to(trained.mean)) ** 2, variance)

@@ -1,37 +1,14 @@
-"""Kernel and mean tangent kernel of every layer over many inputs."""
+"""Mean tangent kernel of every layer over many inputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from leadline.theory.bayes.kernels import gram_of, kernel_matrices
 from leadline.theory.flow import Layers
 
-__all__ = ["kernel_matrices", "tangent_matrices"]
-
-
-def kernel_matrices(layers: Layers, inputs: Tensor) -> Tensor:
-    r"""Infinite-width kernel of every layer over m inputs.
-
-    .. math:: K^{(1)}_{ab} = C_b + C_W\, x_a\cdot x_b/n_0, \qquad
-        K^{(l+1)}_{ab} = C_b + C_W \langle\sigma_a\sigma_b\rangle_{K^{(l)}}
-
-    Args:
-        layers: activation and variances; of the widths only the number of layers counts.
-        inputs: shape (m, n_0).
-
-    Returns:
-        Shape (L, m, m), units of z squared; dtype and device of the inputs.
-
-    Raises:
-        ValueError: the inputs are not a matrix.
-
-    Source: Neal (1996); Lee et al. (2018); Roberts, Yaida and Hanin (2022), section 4.2.
-    """
-    K = [layers.C_b[0] + layers.C_W[0] * _gram(inputs)]
-    for C_b, C_W in zip(layers.C_b[1:], layers.C_W[1:]):
-        K.append(C_b + C_W * layers.activation.gram(K[-1]))
-    return torch.stack(K)
+__all__ = ["tangent_matrices"]
 
 
 def tangent_matrices(layers: Layers, inputs: Tensor, K: Tensor | None = None) -> Tensor:
@@ -55,16 +32,8 @@ def tangent_matrices(layers: Layers, inputs: Tensor, K: Tensor | None = None) ->
     Source: Jacot et al. (2018); Roberts, Yaida and Hanin (2022), section 8.1.
     """
     K = kernel_matrices(layers, inputs) if K is None else K
-    Theta = [layers.lambda_b[0] + layers.lambda_W[0] * _gram(inputs)]
+    Theta = [layers.lambda_b[0] + layers.lambda_W[0] * gram_of(inputs)]
     for i in range(1, layers.depth):
         moment, slope = layers.activation.gram(K[i - 1]), layers.activation.gram_derivative(K[i - 1])
         Theta.append(layers.lambda_b[i] + layers.lambda_W[i] * moment + layers.C_W[i] * slope * Theta[-1])
     return torch.stack(Theta)
-
-
-def _gram(inputs: Tensor) -> Tensor:
-    if inputs.ndim != 2 or not inputs.dtype.is_floating_point:
-        raise ValueError(
-            f"got inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: give floats of shape (m, n_0)."
-        )
-    return inputs @ inputs.mT / inputs.shape[1]
