@@ -1,0 +1,84 @@
+"""``leadline flow``: every tensor of a perceptron, layer by layer, with networks of the same law beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from leadline.cli.app import app, ending
+from leadline.cli.errors import UserError
+from leadline.cli.figures import check_figure, write_figure
+from leadline.cli.progress import working
+from leadline.program.errors import one_line, plain
+
+__all__ = ["flow"]
+
+
+@app.command()
+def flow(
+    activation: Annotated[str, typer.Option(help="Name of a nonlinearity: tanh, gelu, relu, …")] = "tanh",
+    depth: Annotated[int, typer.Option(min=1, help="Dense layers.")] = 20,
+    width: Annotated[int, typer.Option(min=1, help="Neurons a layer.")] = 256,
+    C_W: Annotated[
+        float | None, typer.Option("--C_W", help="Fan-in times the weight variance; default: critical.")
+    ] = None,
+    C_b: Annotated[float | None, typer.Option("--C_b", help="Bias variance; default: critical.")] = None,
+    lambda_W: Annotated[float, typer.Option("--lambda_W", help="Fan-in times the weight learning rate.")] = 1.0,
+    lambda_b: Annotated[float, typer.Option("--lambda_b", help="Bias learning rate.")] = 1.0,
+    norm: Annotated[
+        float | None, typer.Option(help="|x|^2/n_0 of the input; default: what puts K^(1) on K*, or 1.")
+    ] = None,
+    networks: Annotated[
+        int | None, typer.Option(min=0, help="Networks to draw; 0: none; default: what takes some seconds.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a figure: .png, .svg or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Follow the kernel, the tangent kernel and their fluctuations from layer to layer of a perceptron."""
+    with ending(debug):
+        if output is not None:
+            check_figure(output)
+        from leadline.flow import flow as run_flow
+
+        if C_W is None:
+            C_W, offset, K = _critical(activation)
+            C_b = offset if C_b is None else C_b
+            if norm is None and K > C_b:
+                norm = (K - C_b) / C_W
+        with working(not as_json) as progress:
+            try:
+                found = run_flow(
+                    activation, depth=depth, width=width, C_W=C_W, C_b=C_b or 0.0, lambda_W=lambda_W,
+                    lambda_b=lambda_b, inputs=1.0 if norm is None else norm, networks=networks, seed=seed,
+                    progress=progress,
+                )  # fmt: skip
+            except ValueError as error:
+                raise UserError(one_line(error).removeprefix("ValueError: ")) from error
+        if output is not None:
+            write_figure(found.plot, output)
+        if as_json:
+            sys.stdout.write(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+        else:
+            Console().print(found)
+
+
+def _critical(activation: str) -> tuple[float, float, float]:
+    """C_W, C_b and K* of the critical point of an activation, or of the nearest useful one where there is none."""
+    from leadline.theory.criticality import critical_point
+
+    try:
+        point = critical_point(activation)
+    except (TypeError, ValueError) as error:
+        raise UserError(one_line(error).partition(": ")[2]) from error
+    if point.C_W is not None:
+        return point.C_W, point.C_b or 0.0, point.K or 0.0
+    if point.nearest is None:
+        raise UserError(f"'{plain(activation)}' has no critical point and none that is near: give --C_W and --C_b.")
+    return point.nearest.C_W, point.nearest.C_b, point.nearest.K
