@@ -50,8 +50,8 @@ def flow(
         if C_W is None:
             C_W, offset, K = _critical(activation)
             C_b = offset if C_b is None else C_b
-            if norm is None and K > C_b:
-                norm = (K - C_b) / C_W
+            if norm is None and offset < K:
+                norm = max(K - C_b, 0.0) / C_W
         with working(not as_json) as progress:
             try:
                 found = run_flow(

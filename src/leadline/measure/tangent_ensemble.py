@@ -133,7 +133,7 @@ def _moments(sums: Tensor, fan_in: int) -> dict[str, Estimate]:
 
 
 def _covariance(product: Tensor, x: Tensor, y: Tensor, fan_in: int) -> Estimate:
-    """Covariance times the fan-in, n (E[xy] - E[x]E[y]); the product of two sample means is larger by their covariance over the networks."""
+    """Covariance times the fan-in; a product of two sample means is too large by their own covariance."""
     N = len(x)
     mean = product.mean() - x.mean() * y.mean() + ((x - x.mean()) * (y - y.mean())).sum() / (N * (N - 1))
     return _estimate(mean, product - x.mean() * y - y.mean() * x, fan_in)
