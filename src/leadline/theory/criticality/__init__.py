@@ -23,7 +23,8 @@ from leadline.theory.criticality.origin import Origin, origin
 from leadline.theory.criticality.point import CriticalPoint
 
 __all__ = [
-    "PHASES", "Block", "CorrelationPoint", "CriticalLine", "CriticalPoint", "Exponents", "FixedPoint", "FixedPoints", "Growth",
-    "LineKind", "NearestPoint", "Norm", "Origin", "PhaseDiagram", "UniversalityClass", "correlation_point", "critical_line", "critical_point",
-    "depth_scale", "fixed_point", "fixed_points", "full_skip", "nearest_point", "origin", "phase_diagram",
+    "PHASES", "Block", "CorrelationPoint", "CriticalLine", "CriticalPoint", "Exponents", "FixedPoint", "FixedPoints",
+    "Growth", "LineKind", "NearestPoint", "Norm", "Origin", "PhaseDiagram", "UniversalityClass", "correlation_point",
+    "critical_line", "critical_point", "depth_scale", "fixed_point", "fixed_points", "full_skip", "nearest_point", "origin",
+    "phase_diagram",
 ]  # fmt: skip

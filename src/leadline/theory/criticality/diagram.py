@@ -112,6 +112,7 @@ def phase_diagram(
     *,
     C_W: Tensor | Sequence[float] | None = None,
     C_b: Tensor | Sequence[float] | None = None,
+    points: int = _SIZE,
     start: float = 1.0,
     norm: str | Norm = Norm.none,
     residual: float = 0.0,
@@ -124,6 +125,7 @@ def phase_diagram(
         obj: module, function, name, callable or Activation.
         C_W: columns of the grid, at least two values >= 0; None: around the critical point.
         C_b: rows of the grid; None: likewise.
+        points: of a side of a grid that is not given.
         start: kernel from which each flow starts, units of the preactivation squared; it decides where there are two
             stable fixed points.
         norm: where the branch normalises, see :class:`Norm`.
@@ -142,13 +144,15 @@ def phase_diagram(
     [['ordered', 'critical', 'unbounded'], ['ordered', 'unbounded', 'unbounded']]
     """
     block = Block.of(obj, norm, residual)
+    if points < 2:
+        raise ValueError(f"a diagram needs 2 points a side or more, got {points}.")
     if block.activation.jumps:
         raise ValueError(
             f"{block.activation.name} jumps, so that chi_perp is infinite for any C_W > 0 and there are no phases; take a "
             "continuous activation."
         )
     point = critical_point(block.activation, residual=residual) if block.norm is Norm.none else None
-    columns, rows = _grid(C_W, block, point, "C_W"), _grid(C_b, block, point, "C_b")
+    columns, rows = _grid(C_W, block, point, "C_W", points), _grid(C_b, block, point, "C_b", points)
     found = fixed_points(block, columns[None, :], rows[:, None], start)
     chi = found.chi_perp
     phase = torch.where(chi > 1 + _ONE, 2, torch.where(chi < 1 - _ONE, 0, 1))
@@ -159,7 +163,9 @@ def phase_diagram(
     )  # fmt: skip
 
 
-def _grid(given: Tensor | Sequence[float] | None, block: Block, point: CriticalPoint | None, name: str) -> Tensor:
+def _grid(
+    given: Tensor | Sequence[float] | None, block: Block, point: CriticalPoint | None, name: str, size: int
+) -> Tensor:
     if given is not None:
         values = torch.as_tensor(given, dtype=torch.float64).cpu()
         if values.ndim != 1 or values.numel() < 2 or not bool((values.diff() > 0).all()):
@@ -178,8 +184,8 @@ def _grid(given: Tensor | Sequence[float] | None, block: Block, point: CriticalP
         if point.universality_class in (UniversalityClass.half_stable, UniversalityClass.scale_invariant):
             low, high = 0.6, 1.2  # beyond its slope at infinity the kernel grows without end: one colour
     if name == "C_b":
-        return torch.linspace(0, height, _SIZE, dtype=torch.float64)
-    return torch.linspace(low * at, high * at, _SIZE, dtype=torch.float64)
+        return torch.linspace(0, height, size, dtype=torch.float64)
+    return torch.linspace(low * at, high * at, size, dtype=torch.float64)
 
 
 def _edge(block: Block) -> Tensor:

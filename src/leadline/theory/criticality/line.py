@@ -17,7 +17,7 @@ from leadline.theory.criticality.growth import full_skip
 __all__ = ["CriticalLine", "LineKind", "critical_line"]
 
 _LARGEST = 4.0
-_KERNELS = (1e-3, 1e2)
+_DECADES = (-3.0, 2.0)  # kernels along a curve, log10
 
 
 class LineKind(enum.StrEnum):
@@ -175,7 +175,7 @@ def _before(block: Block, points: int) -> CriticalLine:
 
 def _after(block: Block, points: int) -> CriticalLine:
     keep = 1 - block.residual**2
-    K = torch.logspace(*(torch.log10(torch.tensor(k)).item() for k in _KERNELS), points, dtype=torch.float64)
+    K = torch.logspace(_DECADES[0], _DECADES[1], points, dtype=torch.float64)
     C_W = keep / block.slope_moment(K)
     C_b = keep * K - C_W
     usable = C_b >= -1e-12 * K
