@@ -143,7 +143,6 @@ def steps_to_learn(depth: int, orthogonal: bool, size: int = 16, outputs: int = 
     return 600
 
 
-@pytest.mark.slow
 def test_orthogonal_starts_learn_in_steps_that_do_not_grow_with_depth_and_gaussian_ones_do() -> None:
     """Rates of 1/N, in units of the largest stable one."""
     assert steps_to_learn(48, True) <= 2 * steps_to_learn(4, True)

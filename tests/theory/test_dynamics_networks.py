@@ -31,14 +31,17 @@ def layers(n: int, **rates) -> Layers:
     return Layers.of("tanh", widths=[4, n, n, 1], C_b=0.1, C_W=1.2, **rates)
 
 
-def theory(steps: tuple[float, ...], rule, **rates) -> TrainedEnsemble:
-    K = kernel_matrices(layers(8), X)[-1]
-    return linearized_training(K, tangent_matrices(layers(8, **rates), X)[-1], Y, steps, rule)
+def theory(steps: tuple[float, ...], rule, law: Layers | None = None, **rates) -> TrainedEnsemble:
+    law = law or layers(8, **rates)
+    K = kernel_matrices(law, X)[-1]
+    return linearized_training(K, tangent_matrices(law, X)[-1], Y, steps, rule)
 
 
-def trained(n: int, pairs: int, steps: tuple[int, ...], rate: float, rates=None, seed: int = 0, **how) -> Tensor:
+def trained(
+    n: int, pairs: int, steps: tuple[int, ...], rate: float, rates=None, seed: int = 0, make=layers, **how
+) -> Tensor:
     """Outputs of antithetic pairs of networks, (T, 2, pairs, m)."""
-    law = layers(n, **(rates or {}))
+    law = make(n, **(rates or {}))
     found = [
         train(Networks(law, CHUNK, seed + 10_000 * n + i, antithetic=True), X, Y, steps, rate, **how).reshape(
             len(steps), 2, CHUNK // 2, -1
@@ -107,6 +110,34 @@ def test_every_rule_and_tensor_moves_real_networks_as_predicted(name: str) -> No
     # negative control: the prediction of another rule
     other = RULES["momentum" if name == "descent" else "descent"]()[0]
     assert worst(found, theory(steps, other)) > 10
+
+
+PHASES = {
+    "tanh ordered": ("tanh", 0.5, 0.05),
+    "tanh chaotic": ("tanh", 2.2, 0.05),
+    "relu critical": ("relu", 2.0, 0.0),
+    "relu ordered": ("relu", 1.2, 0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_networks_of_every_phase_follow(phase: str) -> None:
+    """Four layers, steps before the slowest mode is done: its late times have corrections in t^2/n."""
+    name, C_W, C_b = PHASES[phase]
+
+    def make(n: int) -> Layers:
+        return Layers.of(name, widths=[4, n, n, n, 1], C_b=C_b, C_W=C_W, lambda_b=0.1)
+
+    rate = 0.8 / float(torch.linalg.eigvalsh(tangent_matrices(make(8), X)[-1][:M, :M])[-1])
+    steps = (1, 4)
+    found = extrapolated(64, (600, 900), steps, rate, make=make)
+    assert worst(found, theory(steps, GradientDescent(rate), make(8))) < 4
+    # negative controls: the phase at C_W 15 % higher, and the variance before training
+    other = Layers.of(name, depth=4, C_b=C_b, C_W=1.15 * C_W, lambda_b=0.1)
+    assert worst(found, theory(steps, GradientDescent(rate), other)) > 6
+    still = theory((0, 0), GradientDescent(rate), make(8))
+    assert worst(found, still) > 6
 
 
 def ends(n: int, pairs: int) -> dict[str, Tensor]:
