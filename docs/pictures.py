@@ -30,6 +30,8 @@ def main() -> None:
     console.print(report)
     console.save_svg(str(IMAGES / "check.svg"), title="leadline check examples/deep_tanh.py:build")
     report.plot().savefig(IMAGES / "profile.png", dpi=110)
+    found = ll.flow("tanh", depth=20, width=64, C_W=1.0, C_b=0.0, networks=4000)
+    found.plot().savefig(IMAGES / "flow.png", dpi=90)
 
 
 if __name__ == "__main__":

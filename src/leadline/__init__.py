@@ -1,7 +1,8 @@
 """Leadline: predict and measure, layer by layer, how deep a network can go before it is trained.
 
 :func:`trace` reads a module, :func:`predict` says what theory expects of it, :func:`measure` measures the same,
-:func:`compare` puts the two side by side, and :func:`check` does all of it and gives verdicts.
+:func:`compare` puts the two side by side, and :func:`check` does all of it and gives verdicts. :func:`critical_point`,
+:func:`phase_diagram` and :func:`flow` are the theory of an activation on its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from leadline.activations import activation as activation
 from leadline.check import Report as Report
 from leadline.check import Verdict as Verdict
 from leadline.check import check as check
+from leadline.flow import Flow as Flow
+from leadline.flow import flow as flow
 from leadline.measure import Comparison as Comparison
 from leadline.measure import Measurement as Measurement
 from leadline.measure import compare as compare
@@ -26,10 +29,15 @@ from leadline.program import UserError as UserError
 from leadline.program import trace as trace
 from leadline.theory import Prediction as Prediction
 from leadline.theory import predict as predict
+from leadline.theory.criticality import CriticalPoint as CriticalPoint
+from leadline.theory.criticality import PhaseDiagram as PhaseDiagram
+from leadline.theory.criticality import critical_point as critical_point
+from leadline.theory.criticality import phase_diagram as phase_diagram
 
 __all__ = [
-    "Activation", "Comparison", "Measurement", "Prediction", "Program", "Report", "UserError", "Verdict", "__version__",
-    "activation", "check", "compare", "measure", "predict", "trace",
+    "Activation", "Comparison", "CriticalPoint", "Flow", "Measurement", "PhaseDiagram", "Prediction", "Program", "Report",
+    "UserError", "Verdict", "__version__", "activation", "check", "compare", "critical_point", "flow", "measure",
+    "phase_diagram", "predict", "trace",
 ]  # fmt: skip
 
 
