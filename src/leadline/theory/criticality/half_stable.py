@@ -65,9 +65,10 @@ def half_stable_points(act: Activation) -> tuple[list[Tuning], bool]:
         K = torch.tensor(math.exp(log_K), dtype=torch.float64)
         return float(act.value_curvature(K) / act.derivative_moment(K))
 
+    fine = max(1e-13, act.precision / 10)
     found = []
     for low, high in curvature_roots(act, _LOW, _HIGH):
-        x = float(brentq(share, math.log(low), math.log(high), xtol=1e-13, rtol=1e-14))
+        x = float(brentq(share, math.log(low), math.log(high), xtol=fine, rtol=max(fine, 1e-14)))
         wide = 1e-4
         steep = abs(share(x + wide) - share(x - wide)) / (2 * wide)
         at = torch.tensor(math.exp(x), dtype=torch.float64)

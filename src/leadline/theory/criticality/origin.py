@@ -72,7 +72,10 @@ def origin(act: Activation) -> Origin | None:
         return Origin(
             UniversalityClass.cusp, attracts, Exponents(2.0, 2.0, 3.0) if attracts else None, c=numbers.cusp, **base
         )
-    a1, b1, a2, b2 = _smooth_terms(act, numbers)
+    if numbers.a1 is not None and numbers.b1 is not None and abs(numbers.a1) > small:
+        a1, b1, a2, b2 = numbers.a1, numbers.b1, numbers.a2, 0.0
+    else:
+        a1, b1, a2, b2 = _kinked_terms(act, numbers.A2)
     coefficients = {"a1": a1, "b1": b1, "a2": a2}
     if abs(a1) > small:
         powers = Exponents(1.0, b1 / a1, 2.0) if a1 < 0 else None
@@ -85,8 +88,8 @@ def origin(act: Activation) -> Origin | None:
     return _marginal(act, base)
 
 
-def _smooth_terms(act: Activation, numbers: OriginNumbers) -> tuple[float, float, float, float]:
-    """a1, b1, a2 and b2 (chi_perp = 1 + b1 K + b2 K^2), means over both sides."""
+def _kinked_terms(act: Activation, A2: float) -> tuple[float, float, float, float]:
+    """a1, b1, a2 and b2 (chi_perp = 1 + b1 K + b2 K^2) as means over both sides, which may have different slopes."""
     a1 = b1 = a2 = b2 = 0.0
     for s in act.taylor(5):
         _, s1, s2, s3, s4, s5 = s.tolist()
@@ -94,9 +97,7 @@ def _smooth_terms(act: Activation, numbers: OriginNumbers) -> tuple[float, float
         b1 += (s1 * s3 + s2 * s2) / 2
         a2 += (s1 * s5 / 4 + 5 / 8 * s2 * s4 + 5 / 12 * s3 * s3) / 2
         b2 += (s1 * s5 / 4 + s2 * s4 + 0.75 * s3 * s3) / 2
-    if numbers.a1 is not None and numbers.b1 is not None and numbers.a2 is not None:
-        return numbers.a1, numbers.b1, numbers.a2, b2 / numbers.A2
-    return tuple(v / numbers.A2 for v in (a1, b1, a2, b2))  # type: ignore[return-value]
+    return a1 / A2, b1 / A2, a2 / A2, b2 / A2
 
 
 def _marginal(act: Activation, base: dict[str, float]) -> Origin:
