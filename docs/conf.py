@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import leadline
+import leadline.theory
 
 project = "Leadline"
 author = "The Leadline authors"
@@ -48,6 +49,8 @@ def write_reference(folder: Path) -> None:
     """Write a page for each room and leave pages that have not changed alone."""
     folder.mkdir(parents=True, exist_ok=True)
     rooms = [module.name for module in pkgutil.iter_modules(leadline.__path__) if module.name[0] != "_"]
+    # the parts of the room of theory are rooms of their own to a reader
+    rooms += [f"theory.{module.name}" for module in pkgutil.iter_modules(leadline.theory.__path__) if module.ispkg]
     for path in folder.glob("*.md"):
         if path.stem not in rooms:
             path.unlink()

@@ -36,7 +36,7 @@ def test_the_picture_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--activation", "foo"], "no activation called 'foo'"),
+        (["--activation", "foo"], "no activation is called 'foo'"),
         (["--C_W", "-1"], "not negative"),
         (["--networks", "1"], "at least 2"),
         (["-o", "flow.txt"], "ends in '.txt'"),

@@ -10,18 +10,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from leadline.activations import Activation
+from leadline.cli.activations import Json, named_activation, refusing
 from leadline.cli.app import app, ending
 from leadline.cli.errors import UserError
 from leadline.cli.figures import check_figure, write_figure
 from leadline.cli.progress import working
-from leadline.program.errors import one_line, plain
+from leadline.flow import flow as run_flow
+from leadline.program.errors import plain
+from leadline.theory.criticality import critical_point
 
 __all__ = ["flow"]
+
+_SCHEMA = 1
 
 
 @app.command()
 def flow(
-    activation: Annotated[str, typer.Option(help="Name of a nonlinearity: tanh, gelu, relu, …")] = "tanh",
+    activation: Annotated[
+        str, typer.Option(help="A name, a class of torch.nn, or FILE.py:NAME, which RUNS that file.")
+    ] = "tanh",
     depth: Annotated[int, typer.Option(min=1, help="Dense layers.")] = 20,
     width: Annotated[int, typer.Option(min=1, help="Neurons a layer.")] = 256,
     C_W: Annotated[
@@ -38,47 +46,37 @@ def flow(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a figure: .png, .svg or .pdf.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    as_json: Json = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Follow the kernel, the tangent kernel and their fluctuations from layer to layer of a perceptron."""
     with ending(debug):
         if output is not None:
             check_figure(output)
-        from leadline.flow import flow as run_flow
-
-        if C_W is None:
-            C_W, offset, K = _critical(activation)
-            C_b = offset if C_b is None else C_b
-            if norm is None and offset < K:
-                norm = max(K - C_b, 0.0) / C_W
-        with working(not as_json) as progress:
-            try:
-                found = run_flow(
-                    activation, depth=depth, width=width, C_W=C_W, C_b=C_b or 0.0, lambda_W=lambda_W,
-                    lambda_b=lambda_b, inputs=1.0 if norm is None else norm, networks=networks, seed=seed,
-                    progress=progress,
-                )  # fmt: skip
-            except ValueError as error:
-                raise UserError(one_line(error).removeprefix("ValueError: ")) from error
+        act = named_activation(activation)
+        with working(not as_json) as progress, refusing():
+            if C_W is None:
+                C_W, offset, K = _critical(act)
+                C_b = offset if C_b is None else C_b
+                if norm is None and offset < K:
+                    norm = max(K - C_b, 0.0) / C_W
+            found = run_flow(
+                act, depth=depth, width=width, C_W=C_W, C_b=C_b or 0.0, lambda_W=lambda_W, lambda_b=lambda_b,
+                inputs=1.0 if norm is None else norm, networks=networks, seed=seed, progress=progress,
+            )  # fmt: skip
         if output is not None:
             write_figure(found.plot, output)
         if as_json:
-            sys.stdout.write(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps({"schema": _SCHEMA, **found.to_dict()}, indent=1, allow_nan=False) + "\n")
         else:
             Console().print(found)
 
 
-def _critical(activation: str) -> tuple[float, float, float]:
+def _critical(act: Activation) -> tuple[float, float, float]:
     """C_W, C_b and K* of the critical point of an activation, or of the nearest useful one where there is none."""
-    from leadline.theory.criticality import critical_point
-
-    try:
-        point = critical_point(activation)
-    except (TypeError, ValueError) as error:
-        raise UserError(one_line(error).partition(": ")[2]) from error
+    point = critical_point(act)
     if point.C_W is not None:
         return point.C_W, point.C_b or 0.0, point.K or 0.0
     if point.nearest is None:
-        raise UserError(f"'{plain(activation)}' has no critical point and none that is near: give --C_W and --C_b.")
+        raise UserError(f"'{plain(act.name)}' has no critical point and none that is near: give --C_W and --C_b.")
     return point.nearest.C_W, point.nearest.C_b, point.nearest.K
