@@ -12,6 +12,8 @@ import importlib
 import pkgutil
 
 from leadline.activations.base import Activation
+from leadline.activations.joint import four_point, joint_moment
+from leadline.activations.mixed import mixed_moment
 from leadline.activations.registry import REGISTRY, register
 from leadline.activations.resolve import activation
 from leadline.activations.universality import OriginNumbers, curvature_roots, origin_numbers
@@ -22,6 +24,9 @@ __all__ = [
     "OriginNumbers",
     "activation",
     "curvature_roots",
+    "four_point",
+    "joint_moment",
+    "mixed_moment",
     "origin_numbers",
     "register",
 ]

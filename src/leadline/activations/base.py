@@ -10,7 +10,7 @@ from torch import Tensor
 from leadline.activations import moments
 from leadline.activations.pair import Pair
 from leadline.activations.taylor import one_sided_derivatives
-from leadline.gaussian import Expectation, mean_product, mean_product_gram
+from leadline.gaussian import Expectation, HalfSpaceTerm, mean_product, mean_product_gram
 
 __all__ = ["Activation"]
 
@@ -42,6 +42,15 @@ class Activation:
 
     closed_second_moment = False
     """Whether ``_second_moment`` is a closed form that autodiff can differentiate in K."""
+
+    half_space_terms: tuple[HalfSpaceTerm, ...] | None = None
+    """The function as a sum of monomials with and without steps at 0, where it is one."""
+
+    exponential_terms: tuple[tuple[complex, complex], ...] | None = None
+    """The function as a sum of a exp(b z), pairs (a, b), where it is one."""
+
+    bump_rate: float | None = None
+    """q where the function is exp(-q z^2)."""
 
     def __init__(
         self,

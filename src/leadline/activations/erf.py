@@ -10,6 +10,7 @@ from torch import Tensor
 from leadline.activations.base import Activation
 from leadline.activations.pair import Pair
 from leadline.activations.registry import register
+from leadline.gaussian import HalfSpaceTerm
 
 __all__ = ["Erf"]
 
@@ -25,6 +26,7 @@ class Erf(Activation):
     """
 
     closed_second_moment = True
+    half_space_terms = (HalfSpaceTerm(-1.0), HalfSpaceTerm(2.0, noise=0.5))
 
     def __init__(self) -> None:
         super().__init__(torch.erf, name="erf", derivative=lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z))

@@ -22,6 +22,7 @@ class Exponential(Activation):
     """
 
     closed_second_moment = True
+    exponential_terms = ((1.0, 1.0),)
 
     def __init__(self) -> None:
         super().__init__(torch.exp, name="exp", derivative=torch.exp)
@@ -58,6 +59,7 @@ class GaussianBump(Activation):
     """
 
     closed_second_moment = True
+    bump_rate = 1.0
 
     def __init__(self) -> None:
         super().__init__(lambda z: torch.exp(-z * z), name="gaussian", derivative=lambda z: -2 * z * torch.exp(-z * z))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from leadline.activations.base import Activation
 from leadline.activations.pair import Pair
 from leadline.activations.registry import register
+from leadline.gaussian import HalfSpaceTerm
 from leadline.gaussian.normal import upper_tail
 
 __all__ = ["Gelu", "gelu_tanh"]
@@ -36,6 +37,7 @@ class Gelu(Activation):
     """
 
     closed_second_moment = True
+    half_space_terms = (HalfSpaceTerm(1.0, power=1, noise=1.0),)
 
     def __init__(self) -> None:
         super().__init__(functional.gelu, name="gelu", derivative=_slope)

@@ -11,7 +11,7 @@ from numpy.polynomial import polynomial as poly
 from torch import Tensor
 
 from leadline.activations.base import Activation
-from leadline.gaussian import Expectation, expectation2
+from leadline.gaussian import Expectation, HalfSpaceTerm, expectation2
 from leadline.gaussian.normal import upper_tail
 from leadline.gaussian.orthant import truncated_moments
 
@@ -51,6 +51,8 @@ class PiecewisePolynomial(Activation):
         self.pieces = tuple(np.asarray(p, dtype=float) for p in pieces)
         if len(self.pieces) != len(self.knots) + 1:
             raise ValueError(f"{name} needs one more piece than knots, got {len(pieces)} and {len(knots)}")
+        if all(k == 0 for k in self.knots):
+            self.half_space_terms = _half_space_terms(self.pieces)
         sides = zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True)
         jumps = [k for k, left, right in sides if poly.polyval(k, left) != poly.polyval(k, right)]
         super().__init__(fn, name=name, kinks=knots, jumps=jumps, derivative=self._slope)
@@ -138,6 +140,13 @@ class PiecewisePolynomial(Activation):
             return Expectation(value, error)
 
         return closed
+
+
+def _half_space_terms(pieces: Sequence[np.ndarray]) -> tuple[HalfSpaceTerm, ...]:
+    """The piece left of 0 everywhere, and what the right one adds beyond 0."""
+    added = poly.polysub(pieces[-1], pieces[0])
+    everywhere = [HalfSpaceTerm(float(c), power=p) for p, c in enumerate(pieces[0]) if c != 0]
+    return tuple(everywhere + [HalfSpaceTerm(float(c), power=p, noise=0.0) for p, c in enumerate(added) if c != 0])
 
 
 def _value(out: Expectation | Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from leadline.activations.base import Activation
 from leadline.activations.pair import Pair
 from leadline.activations.registry import register
+from leadline.gaussian import HalfSpaceTerm
 
 __all__ = ["PiecewiseLinear"]
 
@@ -36,6 +37,8 @@ class PiecewiseLinear(Activation):
 
     def __init__(self, plus: float, minus: float, name: str | None = None) -> None:
         self.plus, self.minus = float(plus), float(minus)
+        bend = self.plus - self.minus
+        self.half_space_terms = (HalfSpaceTerm(self.minus, power=1), HalfSpaceTerm(bend, power=1, noise=0.0))
         super().__init__(
             self._evaluate,
             name=name or _name(self.plus, self.minus),

@@ -41,6 +41,8 @@ class Sine(Activation):
             derivative=(lambda z: -w * torch.sin(w * z)) if quarter else (lambda z: w * torch.cos(w * z + f)),
         )
         self._cos2 = -1.0 if quarter else math.cos(2 * f)
+        turn = 1j if quarter else complex(math.cos(f), math.sin(f))
+        self.exponential_terms = ((turn / 2j, 1j * w), (-turn.conjugate() / 2j, -1j * w))
         self._sin, self._cos = (1.0, 0.0) if quarter else (math.sin(f), math.cos(f))
 
     def _mean(self, K: Tensor) -> Tensor:

@@ -46,9 +46,10 @@ class Expectation:
 
     def to(self, dtype: torch.dtype) -> Expectation:
         """The same in another dtype, with the rounding of the value to it added to the error."""
+        if dtype == self.value.dtype:
+            return self
         value = self.value.to(dtype)
-        rounding = torch.finfo(dtype).eps / 2 if dtype != self.value.dtype else 0.0
-        return Expectation(value, self.error.to(dtype) + rounding * value.abs())
+        return Expectation(value, self.error.to(dtype) + torch.finfo(dtype).eps / 2 * value.abs().nan_to_num(0.0))
 
 
 def kronrod(device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
