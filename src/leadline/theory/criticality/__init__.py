@@ -4,7 +4,6 @@
   useful point where there is none.
 - ``critical_line``: the same with LayerNorm or RMSNorm before or after the activation, and with a skip.
 - ``phase_diagram``: order, chaos and the edge between them over a grid of C_W and C_b, as data and as a picture.
-- ``correlation_point``: off criticality, where two inputs' correlation comes to rest and how fast.
 - ``fixed_point``, ``fixed_points``: where the kernel of a repeated layer comes to rest, one or many (C_W, C_b).
 """
 
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 from leadline.theory.criticality.block import Block, Norm
 from leadline.theory.criticality.classes import Exponents, UniversalityClass
-from leadline.theory.criticality.correlation import CorrelationPoint, correlation_point
 from leadline.theory.criticality.diagram import PHASES, PhaseDiagram, phase_diagram
 from leadline.theory.criticality.find import critical_point
 from leadline.theory.criticality.fixed_point import FixedPoint, FixedPoints, depth_scale, fixed_point, fixed_points
@@ -23,8 +21,8 @@ from leadline.theory.criticality.origin import Origin, origin
 from leadline.theory.criticality.point import CriticalPoint
 
 __all__ = [
-    "PHASES", "Block", "CorrelationPoint", "CriticalLine", "CriticalPoint", "Exponents", "FixedPoint", "FixedPoints",
-    "Growth", "LineKind", "NearestPoint", "Norm", "Origin", "PhaseDiagram", "UniversalityClass", "correlation_point",
+    "PHASES", "Block", "CriticalLine", "CriticalPoint", "Exponents", "FixedPoint", "FixedPoints",
+    "Growth", "LineKind", "NearestPoint", "Norm", "Origin", "PhaseDiagram", "UniversalityClass",
     "critical_line", "critical_point", "depth_scale", "fixed_point", "fixed_points", "full_skip", "nearest_point", "origin",
     "phase_diagram",
 ]  # fmt: skip
