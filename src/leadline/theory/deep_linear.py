@@ -208,8 +208,7 @@ def linear_correlator(
     """
 
     def moment(places: tuple[int, ...]) -> Tensor:
-        chosen = ([v[p] for p in places] for v in (inputs, neurons))
-        return linear_moment(gram, *chosen, widths, C_W, C_b)
+        return linear_moment(gram, [inputs[p] for p in places], [neurons[p] for p in places], widths, C_W, C_b)
 
     return joint_cumulant(moment, len(inputs))
 

@@ -115,7 +115,9 @@ def _two_input_means(
 
 
 def _mean_of_powers(activation: Activation, power: int, a: Tensor, c: Tensor, b: Tensor) -> Tensor:
-    """<sigma_a^i sigma_b^(4-i)>: the Hermite series where it converges, nested quadrature elsewhere."""
+    """<sigma_a^i sigma_b^(4-i)>: closed for two slopes, else the Hermite series or, beyond it, nested quadrature."""
+    if activation.slopes is not None:
+        return _two_slopes(*activation.slopes, power, a, correlation(a, c, b), b)
 
     def first(z: Tensor) -> Tensor:
         return activation.fn(z).to(torch.float64) ** power
@@ -133,3 +135,24 @@ def _mean_of_powers(activation: Activation, power: int, a: Tensor, c: Tensor, b:
     if bad.numel():
         value[bad] = expectation2(first, second, a[bad], c[bad], b[bad], kinks_f=kinks, kinks_g=kinks).value
     return value
+
+
+def _two_slopes(plus: float, minus: float, power: int, a: Tensor, rho: Tensor, b: Tensor) -> Tensor:
+    """Closed forms from the powers of ReLU on both sides of 0; power is 1, 2 or 3."""
+    other = 4 - power
+    same = plus**4 + minus**4
+    opposite = plus**power * (-minus) ** other + (-minus) ** power * plus**other
+    size = a ** (power / 2) * b ** (other / 2)
+    return size * (same * _relu_powers(power, rho) + opposite * _relu_powers(power, -rho))
+
+
+def _relu_powers(power: int, rho: Tensor) -> Tensor:
+    """<(u)_+^i (v)_+^(4-i)> of unit variances."""
+    sine = ((1 - rho) * (1 + rho)).sqrt()
+    rest = torch.pi - torch.atan2(sine, rho)
+    if power == 2:
+        return (3 * sine * rho + rest * (1 + 2 * rho**2)) / (2 * torch.pi)
+    # (4/pi)[cos(3 (pi - t)/8 + sin(2t)/4 - sin(4t)/32) + sin^5/4] at the angle t
+    double = 2 * sine * rho
+    quadruple = 2 * double * (2 * rho**2 - 1)
+    return 4 / torch.pi * (rho * (3 * rest / 8 + double / 4 - quadruple / 32) + sine**5 / 4)

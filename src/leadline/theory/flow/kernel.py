@@ -23,6 +23,7 @@ SMALL, LARGE = 1e-30, 1e30
 _WHOLE = (1e-290, 1e290)
 _NODES = 16
 _GROWTH = 0.5
+_CHECK = 1e-11
 
 
 class SecondMoment:
@@ -49,8 +50,7 @@ class SecondMoment:
             self._choose(K)
         if self._table is None:
             return float(self.activation.second_moment(K))
-        square, values = self._table
-        return float(np.exp(square * (-0.5 / K)).dot(values)) / math.sqrt(2 * math.pi * K)
+        return _sum(self._table, K)
 
     def _choose(self, K: float) -> None:
         decade = (math.frexp(K)[1] - 1) // 4
@@ -60,15 +60,23 @@ class SecondMoment:
         self._table = self._tables[decade]
 
     def _build(self, low: float, high: float) -> tuple[Array, Array] | None:
-        """Squares of the nodes and weighted values; None where adaptive quadrature is needed."""
+        """Squares of the nodes and weighted values; None where they do not meet adaptive quadrature."""
         z, w = _nodes(low, high, self.activation.kinks)
         both = torch.from_numpy(np.stack([z, -z]))
         with np.errstate(over="ignore", invalid="ignore"):
-            values = w * (self.activation.fn(both).to(torch.float64).numpy() ** 2).sum(0)
-            edge = values[-1] * math.exp(-0.5 * REACH**2)
-            # growth like an exponential puts mass beyond the nodes
-            steep = not np.isfinite(values).all() or edge > 1e-20 * values.max()
-        return None if steep else (z * z, values)
+            table = z * z, w * (self.activation.fn(both).to(torch.float64).numpy() ** 2).sum(0)
+            ends = torch.tensor([low**2, high**2], dtype=torch.float64)
+            exact = self.activation.estimate("second_moment", ends)
+            for K, value, error in zip(ends.tolist(), exact.value.tolist(), exact.error.tolist()):
+                # growth like an exponential puts mass beyond the nodes, and fast oscillation falls between them
+                if not abs(_sum(table, K) - value) <= error + _CHECK * value:
+                    return None
+        return table
+
+
+def _sum(table: tuple[Array, Array], K: float) -> float:
+    square, values = table
+    return float(np.exp(square * (-0.5 / K)).dot(values)) / math.sqrt(2 * math.pi * K)
 
 
 def _nodes(low: float, high: float, kinks: Sequence[float]) -> tuple[Array, Array]:

@@ -46,7 +46,7 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
     .. math:: \langle\sigma^{(p)}_a\sigma^{(q)}_b\rangle = \sum_k
         \frac{\sqrt{(k+p)!\,(k+q)!}}{k!}\,\frac{c_{k+p}(K_{aa})\,c_{k+q}(K_{bb})}{K_{aa}^{p/2}K_{bb}^{q/2}}\,\rho^k
 
-    with the Hermite coefficients c of sigma alone; pairs whose series has not converged (kinks, correlations near 1)
+    with the Hermite coefficients c of sigma alone, or a closed form for two slopes that meet at 0; pairs whose series has not converged (kinks, correlations near 1)
     go to a quadrature that takes the jumps of sigma' as point masses of sigma''.
 
     Args:
@@ -70,6 +70,8 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
         )
     rho = correlation(Kaa, Kab, Kbb)
     a, b = Kaa.detach().to(torch.float64), Kbb.detach().to(torch.float64)
+    if activation.slopes is not None:
+        return PairDerivatives(_two_slopes(*activation.slopes, a, rho, b))
     out = {key: torch.full_like(rho, math.nan) for key in _KEYS}
     todo = torch.ones_like(rho, dtype=torch.bool)
     for order in _ORDERS:
@@ -84,6 +86,20 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
         for key, value in _direct(activation, float(a[row]), float(rho[row]), float(b[row])).items():
             out[key][row] = value
     return PairDerivatives(out)
+
+
+def _two_slopes(plus: float, minus: float, a: Tensor, rho: Tensor, b: Tensor) -> dict[tuple[int, int], Tensor]:
+    """Closed forms: F = a_+ a_- c + (a_+ - a_-)^2 sqrt(Kaa Kbb) f(rho), with f'' = 1/(2 pi sin(angle))."""
+    linear, kink = plus * minus, (plus - minus) ** 2
+    s, sine = (a * b).sqrt(), ((1 - rho) * (1 + rho)).sqrt()
+    slope = linear + kink * (math.pi - torch.atan2(sine, rho)) / (2 * math.pi)
+    bend = kink / (2 * math.pi) / sine if kink else torch.zeros_like(rho)
+    rest = kink * sine / (2 * math.pi)
+    out = {(1, 1): slope, (2, 2): bend / s}
+    for K, keys in ((a, ((2, 0), (3, 1), (4, 0))), (b, ((0, 2), (1, 3), (0, 4)))):
+        values = (s * rest / K, -bend * rho / K, s * (rho**2 * bend - rest) / K**2)
+        out.update(zip(keys, values, strict=True))
+    return out
 
 
 def _series(

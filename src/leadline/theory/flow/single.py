@@ -73,6 +73,26 @@ class SingleInputFlow:
         """E z^4/(E z^2)^2 - 3 = 3 V/(n K^2) to first order in 1/n."""
         return 3 * self.spread
 
+    def moment(self, order: int) -> Tensor:
+        r"""Mean of z to an even power, to first order in 1/n.
+
+        .. math:: E\,z^{2k} = (2k - 1)!!\,\{K^k + [k K^{k-1} G_1 + \tfrac12 k(k-1) K^{k-2} V]/n\}
+
+        Args:
+            order: the power 2k.
+
+        Returns:
+            Shape (L, ...), units of z to that power.
+
+        Raises:
+            ValueError: the power is odd or negative.
+        """
+        if order < 0 or order % 2:
+            raise ValueError(f"got order={order}: odd moments vanish, give an even power.")
+        k = order // 2
+        change = k * self.relative_G1 + k * (k - 1) / 2 * self.relative_V
+        return math.prod(range(1, order, 2)) * self.K**k * (1 + change / self.fan_in)
+
     @property
     def out_of_range(self) -> str:
         """One sentence on kernels that no float holds, or ""."""
