@@ -116,7 +116,10 @@ def test_multiples_of_an_input_scale_in_a_homogeneous_network():
 def test_inputs_may_be_permuted(name):
     layers, gram = Layers.of(name, depth=4, C_W=1.8, C_b=0.05), gram_of(3)
     order = [2, 0, 1]
-    one, two = many_input_flow(layers, gram, samples=2**12), many_input_flow(layers, gram[order][:, order], samples=2**12)
+    one, two = (
+        many_input_flow(layers, gram, samples=2**12),
+        many_input_flow(layers, gram[order][:, order], samples=2**12),
+    )
     index = torch.tensor(order)
     assert torch.allclose(one.K[:, index][:, :, index], two.K, rtol=1e-8)
     error = four_index(one.V_error + two.V_error, 3)
@@ -243,7 +246,12 @@ def test_connected_correlators_are_those_of_drawn_neurons():
     seen = []
     ensemble(chain_of(layers), x, 100_000, seed=0, callback=lambda i, _, z: seen.append(z) if i == 3 else None)
     z = torch.cat(seen)
-    cases = [((0, 0, 1, 1), (0, 1, 0, 1)), ((0, 1, 0, 1), (0, 0, 0, 0)), ((0, 1, 1, 0), (0, 0, 1, 1)), ((0, 0, 1, 2), (0,) * 4)]
+    cases = [
+        ((0, 0, 1, 1), (0, 1, 0, 1)),
+        ((0, 1, 0, 1), (0, 0, 0, 0)),
+        ((0, 1, 1, 0), (0, 0, 1, 1)),
+        ((0, 0, 1, 2), (0,) * 4),
+    ]
     for neurons, inputs in cases:
         product = torch.stack([z[:, i, a] for i, a in zip(neurons, inputs)]).prod(0)
         error = float(product.std()) / len(z) ** 0.5
@@ -312,7 +320,10 @@ def test_density_of_two_inputs_has_their_moments():
         (lambda: many_input_flow(Layers.of("relu", depth=500, C_W=3.0), torch.eye(2)), "it explodes or vanishes"),
         (lambda: many_input_flow(Layers.of("tanh", depth=3), tensor([1.0, 0.0], [0.0, 0.0])), "is 0 at layer 1"),
         (lambda: many_input_flow(Layers.of("sign", depth=3), torch.eye(2)), "no derivatives: it jumps"),
-        (lambda: many_input_flow(Layers.of("abs", depth=4), tensor([1.0, -1.0], [-1.0, 1.0])), "parallel or antiparallel"),
+        (
+            lambda: many_input_flow(Layers.of("abs", depth=4), tensor([1.0, -1.0], [-1.0, 1.0])),
+            "parallel or antiparallel",
+        ),
         (lambda: effective_action(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2, 2, 2), 9), "kernel is singular"),
         (lambda: effective_action(torch.ones(2, 2), torch.ones(2), torch.ones(2, 2, 2, 2), 9), "shapes"),
     ],
