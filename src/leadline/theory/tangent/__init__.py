@@ -1,7 +1,12 @@
-"""The neural tangent kernel of deep networks at large finite width."""
+"""The neural tangent kernel of deep networks at large finite width.
+
+- ``tangent_flow``: everything for one input at a time, to any depth.
+- ``tangent_tensors``: the same between several inputs.
+"""
 
 from __future__ import annotations
 
 from leadline.theory.tangent.one import TangentFlow, tangent_flow
+from leadline.theory.tangent.several import TangentTensors, tangent_tensors
 
-__all__ = ["TangentFlow", "tangent_flow"]
+__all__ = ["TangentFlow", "TangentTensors", "tangent_flow", "tangent_tensors"]

@@ -1,0 +1,114 @@
+"""Several inputs: the tangent kernel's mean, fluctuations and differentials between them, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from leadline.theory.flow import Layers
+from leadline.theory.tangent.products import MOST_INPUTS, Products
+from leadline.theory.tangent.several_differentials import differentials, second_differentials
+from leadline.theory.tangent.several_fluctuations import corrections, fluctuations, vertex
+from leadline.theory.tangent.several_state import State, Step
+
+__all__ = ["TangentTensors", "tangent_tensors"]
+
+
+@dataclass(frozen=True)
+class TangentTensors(State):
+    r"""Tensors of every layer between m inputs: those of a ``State`` with an axis of layers in front.
+
+    Args:
+        layers: what they were computed for.
+        error: largest relative error of <s^2> and <s'^2> on the nodes, over layers and inputs.
+    """
+
+    layers: Layers
+    error: float
+
+    @property
+    def fan_in(self) -> int:
+        """N of the last layer: what its coefficients are divided by."""
+        return self.layers.fan_in[-1]
+
+    @property
+    def last(self) -> State:
+        """The tensors of the last layer."""
+        return State(**{f.name: getattr(self, f.name)[-1] for f in fields(State)})
+
+
+@torch.no_grad()
+def tangent_tensors(layers: Layers, gram: Tensor) -> TangentTensors:
+    r"""Mean, fluctuations and differentials of the tangent kernel between several inputs, at every layer.
+
+    .. math:: \Theta'_{ab} = \lambda_b' + \lambda_W'\langle s_as_b\rangle_K + C_W'\langle s'_as'_b\rangle_K\,
+        \Theta_{ab}
+
+    Mean products of up to four points are taken on one set of Gauss-Hermite product nodes a layer, at most 300 000 of
+    them, most along the directions of largest variance; ``error`` says what that costs.
+
+    Args:
+        layers: widths, smooth activation, variances and learning rates.
+        gram: x_a · x_b / n_0 of 1 to 5 inputs, shape (m, m); equal inputs are allowed.
+
+    Returns:
+        The tensors of every layer, float64.
+
+    Raises:
+        ValueError: the Gram matrix is not square, symmetric and positive semi-definite, or too large; the activation
+            has a kink; a layer after the first has C_W = 0.
+
+    Source: the recursions of Roberts, Yaida and Hanin (2022), chapters 4, 8, 9, 11, with sample indices.
+
+    >>> gram = torch.tensor([[1.0, 0.4], [0.4, 0.6]])
+    >>> tangent_tensors(Layers.of("tanh", depth=3, C_W=1.5), gram).A.shape
+    torch.Size([3, 2, 2, 2, 2])
+    """
+    gram = _checked(layers, gram)
+    act = layers.activation
+    now = State.first(layers.first_kernel(gram), layers.lambda_b[0] + layers.lambda_W[0] * gram)
+    states, error = [now], 0.0
+    for i in range(layers.depth - 1):
+        mean = Products(act, now.K)
+        step = Step(layers.ratios[i], layers.C_W[i + 1], layers.lambda_W[i + 1] / layers.C_W[i + 1], mean)
+        ss, dd = act.gram(now.K), act.gram_derivative(now.K)
+        error = max(error, *(float(_worst(mean.two(p, p), exact)) for p, exact in ((0, ss), (1, dd))))
+        V = vertex(step, now)
+        around = fluctuations(step, now, V)
+        first = differentials(step, now, around.F)
+        second = second_differentials(step, now, around, first)
+        G1, H1 = corrections(step, now)
+        K = layers.C_b[i + 1] + step.c * ss
+        theta = layers.lambda_b[i + 1] + layers.lambda_W[i + 1] * ss + step.c * dd * now.Theta
+        now = State(K, theta, G1, H1, V, *around, *first, *second)
+        states.append(now)
+    stacked = {f.name: torch.stack([getattr(s, f.name) for s in states]) for f in fields(State)}
+    return TangentTensors(**stacked, layers=layers, error=error)
+
+
+def _worst(found: Tensor, exact: Tensor) -> Tensor:
+    scale = exact.diagonal().sqrt()
+    return ((found - exact).abs() / (scale[:, None] * scale)).max()
+
+
+def _checked(layers: Layers, gram: Tensor) -> Tensor:
+    shape = tuple(gram.shape)
+    if gram.ndim != 2 or shape[0] != shape[1] or not 1 <= shape[0] <= MOST_INPUTS:
+        raise ValueError(f"got a Gram matrix of shape {shape}: give (m, m) with m from 1 to {MOST_INPUTS}.")
+    given = gram.detach().to(torch.float64)
+    slack = 1e-6 * float(given.abs().max())
+    if not bool(torch.isfinite(given).all()) or float((given - given.T).abs().max()) > slack:
+        raise ValueError("got a Gram matrix that is not symmetric or not finite: give x @ x.T / n_0.")
+    if float(torch.linalg.eigvalsh(given)[0]) < -slack:
+        raise ValueError("got a Gram matrix with a negative eigenvalue: give x @ x.T / n_0.")
+    act = layers.activation
+    if act.kinks:
+        raise ValueError(
+            f"{act.name} has a kink at {', '.join(f'{k:g}' for k in act.kinks)}, and between several inputs only smooth "
+            "activations are worked out: use one, or tangent_flow for one input."
+        )
+    if any(c <= 0 for c in layers.C_W[1:]):
+        raise ValueError(f"got C_W = {layers.C_W[:6]}: after the first layer each must be positive, or nothing passes.")
+    return (given + given.T) / 2
