@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 import torch
+from rich.console import Console
 
 from leadline.measure import compare, measure
 from leadline.measure.compare import Compared, Comparison
+from leadline.plot import number
 from leadline.program import trace
 from leadline.theory import QUANTITIES, Estimate, predict
 from measure.nets import dense
@@ -92,3 +95,54 @@ def test_the_table_has_four_columns_a_quantity(comparison: Comparison) -> None:
     assert lines[0][headings.index("chi_perp.measured")] is None
     every, _ = comparison.table()
     assert "spread.z" in every
+
+
+def test_a_comparison_prints_a_line_a_step_with_both_sides_and_the_largest_score(comparison: Comparison) -> None:
+    text = str(comparison)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "kernel" in lines[0]
+    assert "max |z|" in lines[0]
+    for row in comparison.rows:
+        line = next(found for found in lines[2:] if found.split()[:2] == [row.layer or row.step, row.op])
+        kernel = row.values["kernel"]
+        assert number(kernel.predicted.value) in line
+        assert number(kernel.measured.value)[:4] in line
+        scores = [abs(v.z) for v in row.values.values() if v.z is not None]
+        assert line.split()[-1] == number(max(scores))
+    row, name, value = comparison.worst(1)[0]
+    assert f"{name} of {row.layer}" in lines[-1]
+    assert lines[-1].endswith(f"z = {number(value.z)}.")
+
+
+def test_the_table_takes_the_terminals_width(comparison: Comparison) -> None:
+    widths = []
+    for width in (60, 100, 140):
+        text = io.StringIO()
+        Console(file=text, width=width).print(comparison)
+        widths.append(max(map(len, text.getvalue().splitlines())))
+        assert ("V/nK²" in text.getvalue()) == (width == 140)
+    assert widths[0] <= 60
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_a_single_network_is_printed_with_relative_differences() -> None:
+    program = trace(dense(width=64, depth=1), torch.randn(2, 32))
+    text = str(compare(predict(program), measure(program.model, program=program, draws=0)))
+    assert "max |m/p - 1|" in text
+    assert "this very network" in text
+
+
+def test_the_picture_shows_what_was_compared(comparison: Comparison) -> None:
+    pytest.importorskip("matplotlib")
+    figure = comparison.plot()
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["kernel K", "correlation", "partial Jacobian", "V/nK²"]
+    line = figure.axes[0].get_lines()[0]
+    expected = [row.values["kernel"].predicted.value for row in comparison.rows]
+    assert list(line.get_ydata()) == pytest.approx(expected)
+    points = figure.axes[0].containers[0].lines[0]
+    assert list(points.get_ydata()) == pytest.approx([r.values["kernel"].measured.value for r in comparison.rows])
+    assert [ax.get_title(loc="left") for ax in comparison.plot(["chi_perp"], title="x").axes] == ["χ⊥"]
+    with pytest.raises(ValueError, match="no quantity 'kernels'"):
+        comparison.plot(["kernels"])

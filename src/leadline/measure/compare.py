@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from leadline.measure.comparison_view import comparison_figure, comparison_screen
 from leadline.measure.measurement import Measurement, finite
 from leadline.theory.predict import Prediction
 from leadline.theory.rows import QUANTITIES, Estimate, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Compared", "ComparedRow", "Comparison", "compare"]
 
@@ -76,7 +83,7 @@ class ComparedRow:
 
 @dataclass
 class Comparison:
-    """All rows from both sides.
+    """All rows from both sides; ``print`` shows them as a table, ``rich.print`` fits it to the terminal.
 
     ``rows``: in order of execution. ``draws``: networks measured, 0: the given one.
     """
@@ -89,6 +96,35 @@ class Comparison:
         for row in self.rows:
             for name, value in row.values.items():
                 yield row, name, value
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield comparison_screen(self, options.max_width)
+
+    def __str__(self) -> str:
+        """The table as plain text, a hundred columns wide."""
+        text = io.StringIO()
+        Console(file=text, width=100, color_system=None, force_terminal=False).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def size(self, value: Compared) -> float | None:
+        """How far the two sides of a quantity are apart: the standard score, for a single network the relative difference."""
+        return value.z if self.draws else value.relative
+
+    def plot(self, quantities: Iterable[str] | None = None, *, title: str = "predicted and measured") -> Figure:
+        """Draw quantities against depth, predictions as lines and measurements as points.
+
+        Args:
+            quantities: names, one panel each; None: kernel, correlation, partial Jacobian and spread.
+            title: of the figure.
+
+        Returns:
+            A matplotlib figure; ``figure.savefig(path)`` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: a name that is no quantity, or nothing to draw.
+        """
+        return comparison_figure(self, quantities, title)
 
     def worst(self, count: int = 5, quantities: Iterable[str] | None = None) -> list[tuple[ComparedRow, str, Compared]]:
         """The largest disagreements: by standard score, and for a single network by relative difference.
@@ -103,7 +139,7 @@ class Comparison:
         wanted = None if quantities is None else set(quantities)
         ranked = []
         for row, name, value in self:
-            size = value.z if self.draws else value.relative
+            size = self.size(value)
             if size is not None and (wanted is None or name in wanted):
                 ranked.append((abs(size), (row, name, value)))
         ranked.sort(key=lambda pair: -pair[0])
