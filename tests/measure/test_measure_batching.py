@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import leadline
 from leadline.measure import measure
 from leadline.measure.redraw import Redrawer
 from leadline.program import Program, trace
@@ -170,3 +175,38 @@ def test_stated_laws_are_drawn_from() -> None:
     assert found.routes is not None
     assert found.routes.routes["0.weight"].way == "law"
     assert isinstance(Redrawer(model).report.routes, dict)
+
+
+_QUIET = """
+import sys
+import torch
+from leadline.measure import measure
+
+class Unbatched(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+    def forward(self, x):
+        z = self.layer(x)
+        return z * torch.histc(z.detach(), 4).sum()  # has no batching rule
+
+found = measure(Unbatched(), torch.randn(3, 8), draws=3)
+assert (found.batched, found.single) == (3, None)
+print("and now aloud", file=sys.stderr, flush=True)
+torch.func.vmap(torch.ops.aten.histc.default)(torch.randn(3, 8))
+"""
+
+
+def test_advice_about_batching_rules_stays_off_the_terminal() -> None:
+    where = str(Path(leadline.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", _QUIET],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": where},
+    )
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stderr.partition("and now aloud")
+    assert "performance drop" not in before
+    assert "performance drop" in after  # outside a measurement the process warns as before
