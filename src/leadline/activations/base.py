@@ -10,7 +10,7 @@ from torch import Tensor
 from leadline.activations import moments
 from leadline.activations.pair import Pair
 from leadline.activations.taylor import one_sided_derivatives
-from leadline.gaussian import Expectation, HalfSpaceTerm, mean_product, mean_product_gram
+from leadline.gaussian import Expectation, HalfSpaceTerm, hermite_coefficients, mean_product, mean_product_gram
 
 __all__ = ["Activation"]
 
@@ -104,6 +104,20 @@ class Activation:
     def scale_invariant(self) -> bool:
         """Whether sigma(k z) = k sigma(z) for every k > 0."""
         return self.slopes is not None
+
+    def hermite(self, K: Tensor | float, order: int) -> Tensor:
+        r"""Coefficients :math:`c_k(K) = \langle\sigma(\sqrt K x)\, He_k(x)/\sqrt{k!}\rangle`, k = 0..order.
+
+        Args:
+            K: variances, any shape, units of z squared.
+            order: highest degree.
+        Returns:
+            Shape (..., order + 1), dtype and device of K; sum_k c_k^2 rho^k is ``dual`` at equal variances.
+        Raises:
+            ValueError: a variance is negative.
+        """
+        (given,) = moments.common_dtype(K)
+        return hermite_coefficients(self.fn, given, order, self.kinks)
 
     def taylor(self, order: int = 5) -> tuple[Tensor, Tensor]:
         r"""Derivatives :math:`\sigma^{(p)}(0^\pm)`, p = 0..order, at 0 from the right and from the left.

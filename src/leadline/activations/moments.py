@@ -165,7 +165,10 @@ def _slope(
     value, error = out.value / k, out.error / k
     tiny = K < _SMALL_SLOPE
     if smooth and bool(tiny.any()):
-        limit = autodiff(lambda z: f(z) * df(z), zero)
+        try:
+            limit = autodiff(lambda z: f(z) * df(z), zero)
+        except (RuntimeError, NotImplementedError):
+            return Expectation(value, error)
         value, error = torch.where(tiny, limit, value), torch.where(tiny, _SMALL_SLOPE * limit.abs(), error)
     return Expectation(value, error)
 

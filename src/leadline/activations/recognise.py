@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ def in_float64(fn: Pointwise) -> tuple[Pointwise, float]:
             out = fn(probe)
         except (RuntimeError, TypeError):
             wide, precision = (lambda z: fn(z.to(torch.float32)).to(z.dtype)), 1e-7
-            out = wide(probe)
+            out = _attempt(fn, wide, probe)
+        except (ValueError, IndexError) as error:
+            raise ValueError(_not_pointwise(fn, error)) from error
         if isinstance(out, Tensor) and out.shape == probe.shape and out.dtype != torch.float64:
             precision = 1e-7
         ok = isinstance(out, Tensor) and out.shape == probe.shape
@@ -50,6 +52,23 @@ def in_float64(fn: Pointwise) -> tuple[Pointwise, float]:
             "call eval() on the module, or pass its deterministic part"
         )
     return wide, precision
+
+
+def _attempt(fn: Pointwise, wide: Pointwise, probe: Tensor) -> Tensor:
+    """The second and last try, on float32."""
+    try:
+        return wide(probe)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(_not_pointwise(fn, error)) from error
+
+
+def _not_pointwise(fn: Pointwise, error: Exception) -> str:
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"an activation must act on each entry alone, got {name}, which fails on 5 numbers ({reason}); "
+        "pass a pointwise function of one tensor"
+    )
 
 
 def match(fn: Pointwise, candidates: Iterable[Activation | None], precision: float) -> Activation | None:
@@ -87,7 +106,12 @@ def _grid() -> Tensor:
     return torch.cat([line, small, -small])
 
 
-def find_kinks(fn: Pointwise, reach: float = 24.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def find_kinks(
+    fn: Pointwise,
+    reach: float = 24.0,
+    precision: float = 1e-16,
+    slope: Callable[[Sequence[float]], Pointwise] | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Estimate where fn, its first or its second derivative jumps, by scanning |z| <= reach.
 
     A candidate is an interval over which the derivative bends far more than next to it; bisection narrows it
@@ -97,22 +121,25 @@ def find_kinks(fn: Pointwise, reach: float = 24.0) -> tuple[tuple[float, ...], t
     Args:
         fn: pointwise callable in float64.
         reach: half-width of the scan, units of z.
+        precision: relative rounding of fn, below which nothing counts as a bend.
+        slope: takes kinks and returns the derivative of fn that minds them; None: autodiff.
     Returns:
         (kinks, jumps): all points found, and those among them where fn itself jumps.
     """
+    derivative = slope or (lambda _kinks: lambda x: autodiff(fn, x))
     z = torch.linspace(-reach, reach, int(200 * reach) + 1, dtype=torch.float64)
     with torch.no_grad():
-        value, slope = fn(z).to(torch.float64), autodiff(fn, z).to(torch.float64)
+        value, slopes = fn(z).to(torch.float64), derivative(())(z).to(torch.float64)
     found: list[float] = []
-    for data, source in ((slope, lambda x: autodiff(fn, x)), (value, fn)):
-        found += _candidates(z, data.detach(), source)
+    for data, source in ((slopes, derivative(())), (value, fn)):
+        found += _candidates(z, data.detach(), source, precision)
     kinks: list[float] = []
     jumps: list[float] = []
     for k in sorted(found):
         k = round(k, 6) if abs(k - round(k, 6)) < 2e-9 else k
         if any(abs(k - other) < 1e-6 for other in kinks):
             continue
-        kind = _confirm(fn, k)
+        kind = _confirm(fn, derivative((k,)), k)
         if kind:
             kinks.append(k)
         if kind == "jump":
@@ -120,12 +147,12 @@ def find_kinks(fn: Pointwise, reach: float = 24.0) -> tuple[tuple[float, ...], t
     return tuple(kinks), tuple(jumps)
 
 
-def _candidates(z: Tensor, y: Tensor, source: Pointwise) -> list[float]:
+def _candidates(z: Tensor, y: Tensor, source: Pointwise, precision: float) -> list[float]:
     """Centres of the intervals where the second difference of y stands out, narrowed by bisection."""
     bend = (y[2:] - 2 * y[1:-1] + y[:-2]).abs()
     typical = torch.nn.functional.pad(bend, (6, 6), mode="constant").unfold(0, 13, 1).median(dim=1).values
     scale = y.abs().max().clamp_min(1e-300)
-    hit = (bend > 8 * typical + 1e-9 * scale).nonzero().reshape(-1) + 1
+    hit = (bend > 8 * typical + max(1e-9, 50 * precision) * scale).nonzero().reshape(-1) + 1
     out: list[float] = []
     for i in hit.tolist()[:200]:
         low, high = float(z[i - 1]), float(z[i + 1])
@@ -140,12 +167,12 @@ def _candidates(z: Tensor, y: Tensor, source: Pointwise) -> list[float]:
     return out
 
 
-def _confirm(fn: Pointwise, k: float) -> str | None:
+def _confirm(fn: Pointwise, slope: Pointwise, k: float) -> str | None:
     """'jump' where fn jumps at k, 'kink' where a derivative does, None where it is smooth there."""
     h = 1e-4
     x = k + torch.tensor([-2 * h, -h, -1e-7, 1e-7, h, 2 * h], dtype=torch.float64)
     with torch.no_grad():
-        v, d = fn(x).detach().to(torch.float64), autodiff(fn, x).detach().to(torch.float64)
+        v, d = fn(x).detach().to(torch.float64), slope(x).detach().to(torch.float64)
     near = d.abs().max() + v.abs().max() + 1e-12
     if float((v[3] - v[2]).abs()) > 1e-5 * float(near) + 1e-6 * float(d.abs().max()):
         return "jump"

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from leadline.activations.base import Activation
+from leadline.activations.differences import autodiff_agrees, central_differences, opaque
 from leadline.activations.recognise import find_kinks, in_float64, match
 from leadline.activations.registry import REGISTRY
 
@@ -86,8 +87,15 @@ def _from_callable(obj: Callable[[Tensor], Tensor], kinks: Sequence[float] | Non
         same = match(fn, (template(fn) for template in REGISTRY.templates), precision)
         if same is not None:
             return same
-        kinks, jumps = find_kinks(fn)
+    slope = None
+    if not autodiff_agrees(fn, precision):
+        fn = opaque(fn)
+        slope = functools.partial(central_differences, fn, precision=precision)
+    found, jumps = find_kinks(fn, precision=precision, slope=slope)
+    if kinks is None:
+        kinks = found
     else:
-        jumps = tuple(k for k in find_kinks(fn)[1] if any(abs(k - given) < 1e-6 for given in kinks))
+        jumps = tuple(k for k in jumps if any(abs(k - given) < 1e-6 for given in kinks))
     label = name or getattr(obj, "__name__", None) or type(obj).__name__
-    return Activation(fn, name=label, kinks=kinks, jumps=jumps, precision=precision)
+    derivative = None if slope is None else slope(kinks)
+    return Activation(fn, name=label, kinks=kinks, jumps=jumps, derivative=derivative, precision=precision)
