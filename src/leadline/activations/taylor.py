@@ -57,7 +57,7 @@ def _from_side(fn: Pointwise, side: float, order: int, precision: float) -> Tens
 
 def _nested(fn: Pointwise, side: float, order: int) -> Tensor | None:
     """Derivatives by nested autodiff; None where one of them is not implemented or not finite."""
-    z = torch.tensor(side * _NEAR, dtype=torch.float64)
+    z = torch.tensor([side * _NEAR], dtype=torch.float64)
     values: list[Tensor] = []
     g = fn
     try:
@@ -66,7 +66,7 @@ def _nested(fn: Pointwise, side: float, order: int) -> Tensor | None:
             g = (lambda f: lambda x: autodiff(f, x))(g)
     except (RuntimeError, NotImplementedError):
         return None
-    out = torch.stack(values)
+    out = torch.cat(values)
     out = torch.where(out.abs() < 1e3 * _NEAR, 0.0, out)
     return out if bool(torch.isfinite(out).all()) else None
 
