@@ -22,7 +22,7 @@ from leadline.program.axes import (
     unify,
 )
 
-__all__ = ["bind", "find_layouts", "layout_rule", "short_name"]
+__all__ = ["bind", "find_layouts", "layout_rule", "part_of", "shape_of", "short_name"]
 
 _View = Callable[[fx.Node, Mapping[str, Any], Callable[[Any], Dims]], "Dims | list[Dims] | None"]
 _RULES: dict[str, _View] = {}
@@ -67,7 +67,8 @@ def layout_rule(*names: str) -> Callable[[_View], _View]:
     return register
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Sizes of a node's value."""
     return tuple(int(s) for s in node.meta["val"].shape)
 
 
@@ -75,68 +76,17 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 def _linear(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a.get("input", a.get("mat1", a.get("self"))) if "mat1" not in a else a["mat1"])
     set_kind(x[-1], CHANNEL)
-    return [*x[:-1], [Atom(_shape(node)[-1], CHANNEL)]]
-
-
-@layout_rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
-def _conv(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    x, shape = dims(a["input"]), _shape(node)
-    spatial = len(a["weight"].meta["val"].shape) - 2
-    set_kind(x[-spatial - 1], CHANNEL)
-    for dim in x[-spatial:]:
-        set_kind(dim, SITE)
-    sites = [_same_or_new(dim, size) for dim, size in zip(x[-spatial:], shape[-spatial:], strict=True)]
-    return [*x[: -spatial - 1], [Atom(shape[-spatial - 1], CHANNEL)], *sites]
-
-
-def _same_or_new(dim: list[Atom], size: int) -> list[Atom]:
-    """A convolution that keeps the resolution keeps the site axis, so that a skip around it lines up."""
-    total = 1
-    for atom in dim:
-        total *= atom.size
-    return dim if total == size else [] if size == 1 else [Atom(size, SITE)]
-
-
-@layout_rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
-def _pool(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    name = short_name(node)
-    return _resample(dims(a.get("self", a.get("input"))), _shape(node), int(name[-2]))
-
-
-@layout_rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-def _adaptive(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    return _resample(dims(a["self"]), _shape(node), int(short_name(node)[-2]))
-
-
-@layout_rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d_with_indices")
-def _with_indices(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> list[Dims]:
-    shape = tuple(int(s) for s in node.meta["val"][0].shape)
-    one = _resample(dims(a["self"]), shape, int(short_name(node).removesuffix("_with_indices")[-2]))
-    return [one, one]
-
-
-@layout_rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
-def _upsample(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    key = "input" if "input" in a else "self"
-    return _resample(dims(a[key]), _shape(node), len(_shape(node)) - 2)
-
-
-def _resample(x: Dims, shape: tuple[int, ...], spatial: int) -> Dims:
-    set_kind(x[-spatial - 1], CHANNEL)
-    for dim in x[-spatial:]:
-        set_kind(dim, SITE)
-    sites = [_same_or_new(dim, size) for dim, size in zip(x[-spatial:], shape[-spatial:], strict=True)]
-    return [*x[:-spatial], *sites]
+    return [*x[:-1], [Atom(shape_of(node)[-1], CHANNEL)]]
 
 
 @layout_rule("embedding")
 def _embedding(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    return [*dims(a["indices"]), [Atom(_shape(node)[-1], CHANNEL)]]
+    return [*dims(a["indices"]), [Atom(shape_of(node)[-1], CHANNEL)]]
 
 
 @layout_rule(*VIEWS)
 def _view(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims | None:
-    return reshape_dims(dims(a["self"]), _shape(node))
+    return reshape_dims(dims(a["self"]), shape_of(node))
 
 
 @layout_rule("transpose")
@@ -168,7 +118,7 @@ def _unsqueeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
 @layout_rule("squeeze")
 def _squeeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
     x = dims(a["self"])
-    sizes = _shape(a["self"])
+    sizes = shape_of(a["self"])
     drop = a.get("dim", list(range(len(x))))
     drop = {d % len(x) for d in ([drop] if isinstance(drop, int) else drop)}
     return [dim for i, dim in enumerate(x) if not (i in drop and sizes[i] == 1)]
@@ -176,7 +126,7 @@ def _squeeze(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -
 
 @layout_rule("expand")
 def _expand(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    x, old, new = dims(a["self"]), _shape(a["self"]), _shape(node)
+    x, old, new = dims(a["self"]), shape_of(a["self"]), shape_of(node)
     lead = len(new) - len(old)
     out: Dims = [[Atom(s)] if s > 1 else [] for s in new[:lead]]
     for dim, o, n in zip(x, old, new[lead:], strict=True):
@@ -193,14 +143,14 @@ def _select(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
 
 @layout_rule("slice", "index_select", "narrow")
 def _slice(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    x, shape = list(dims(a["self"])), _shape(node)
+    x, shape = list(dims(a["self"])), shape_of(node)
     d = a["dim"] % len(x)
-    if _shape(a["self"])[d] != shape[d]:
-        x[d] = _fresh_like(x[d], shape[d])
+    if shape_of(a["self"])[d] != shape[d]:
+        x[d] = part_of(x[d], shape[d])
     return x
 
 
-def _fresh_like(dim: list[Atom], size: int) -> list[Atom]:
+def part_of(dim: list[Atom], size: int) -> list[Atom]:
     """A part of an axis: a new axis of the same kind (linked by kind only, since another slice is another axis)."""
     kinds = {leaf.kind for atom in dim for leaf in atom.leaves()}
     return [] if size == 1 else [Atom(size, kinds.pop() if len(kinds) == 1 else None)]
@@ -215,7 +165,7 @@ def _split(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> 
         if short_name(node) == "unbind":
             del part[d % len(x)]
         else:
-            part[d % len(x)] = _fresh_like(x[d % len(x)], value.shape[d])
+            part[d % len(x)] = part_of(x[d % len(x)], value.shape[d])
         outs.append(part)
     return outs
 
@@ -226,20 +176,20 @@ def _cat(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Di
     d = a["dim"] % len(parts[0])
     rest = broadcast_dims(
         [
-            ([*p[:d], [], *p[d + 1 :]], [*_shape(n)[:d], 1, *_shape(n)[d + 1 :]])
+            ([*p[:d], [], *p[d + 1 :]], [*shape_of(n)[:d], 1, *shape_of(n)[d + 1 :]])
             for p, n in zip(parts, a["tensors"], strict=True)
         ],
-        [*_shape(node)[:d], 1, *_shape(node)[d + 1 :]],
+        [*shape_of(node)[:d], 1, *shape_of(node)[d + 1 :]],
     )
     kinds = {leaf.kind for p in parts for atom in p[d] for leaf in atom.leaves()} - {None}
-    rest[d] = [Atom(_shape(node)[d], kinds.pop() if len(kinds) == 1 else None)]
+    rest[d] = [Atom(shape_of(node)[d], kinds.pop() if len(kinds) == 1 else None)]
     return rest
 
 
 @layout_rule("stack")
 def _stack(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims:
-    shape, d = _shape(node), a["dim"] % len(_shape(node))
-    parts = [(dims(n), _shape(n)) for n in a["tensors"]]
+    shape, d = shape_of(node), a["dim"] % len(shape_of(node))
+    parts = [(dims(n), shape_of(n)) for n in a["tensors"]]
     rest = broadcast_dims(parts, parts[0][1])
     rest.insert(d, [] if shape[d] == 1 else [Atom(shape[d])])
     return rest
@@ -263,7 +213,7 @@ def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
         set_kind(operand[-1], CHANNEL)
     # heads and samples of the three are the same axes: repeated key heads (grouped queries) get their kind from here
     broadcast_dims(
-        [(d[:-2], _shape(a[name])[:-2]) for d, name in ((q, "query"), (k, "key"), (v, "value"))], _shape(node)[:-2]
+        [(d[:-2], shape_of(a[name])[:-2]) for d, name in ((q, "query"), (k, "key"), (v, "value"))], shape_of(node)[:-2]
     )
     unify(k[-2], v[-2])
     return [*q[:-1], v[-1]]
@@ -273,10 +223,10 @@ def _attention(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims])
 def _matmul(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) -> Dims | None:
     one, two = a["self"], a.get("other", a.get("mat2"))
     x, y = dims(one), dims(two)
-    shape = _shape(node)
+    shape = shape_of(node)
     if len(x) < 2 or len(y) < 2:
         return None
-    lead = broadcast_dims([(x[:-2], _shape(one)[:-2]), (y[:-2], _shape(two)[:-2])], shape[:-2])
+    lead = broadcast_dims([(x[:-2], shape_of(one)[:-2]), (y[:-2], shape_of(two)[:-2])], shape[:-2])
     if {id(leaf) for leaf in flat([x[-2]])} & {id(leaf) for leaf in flat([y[-1]])}:
         # query and key positions are the same axis; their product has it twice, so the second gets its own name
         return [*lead, x[-2], [] if shape[-1] == 1 else [Atom(shape[-1], SITE)]]
@@ -342,7 +292,7 @@ def _generic(node: fx.Node, dims: Callable[[Any], Dims]) -> list[Dims]:
             outs.append([])
             continue
         shape = [int(s) for s in value.shape]
-        operands = [(dims(n), _shape(n)) for n in tensors if _broadcastable(_shape(n), shape)]
+        operands = [(dims(n), shape_of(n)) for n in tensors if _broadcastable(shape_of(n), shape)]
         outs.append(broadcast_dims(operands, shape))
     return outs
 

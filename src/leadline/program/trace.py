@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+import leadline.program.layouts_images  # noqa: F401  # its rules register themselves
 from leadline.program.errors import UserError
 from leadline.program.export import Exported, export
 from leadline.program.fuse import GraphView, Group, fuse

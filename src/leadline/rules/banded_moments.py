@@ -158,7 +158,7 @@ def _points(exprs: Sequence[Expr], parts: _Parts, points: Tensor, seed: Seed) ->
 
 
 def _correlations(
-    exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: int
+    exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: Seed
 ) -> tuple[Tensor, list[float]]:
     """<h_p h_q> / sqrt(<h_p^2> <h_q^2>) of pairs (expressions, pairs), and their standard errors."""
     if wanted.numel() > 3 * _PAIRS and parts.alive:

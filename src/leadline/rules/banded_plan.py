@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from leadline.program import Program, Ref, Step
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["image_grid", "image_levels", "input_grid", "make_plan"]
 
+MOVES = ("slice", "pad", "constant_pad_nd", "flip", "roll", "index_select", "narrow")
+Level = tuple[Fraction, ...]  # pixels a step of a map; less than one where it is finer than the input
 _SMALL_WINDOW = 25  # sites of a window whose own pairs are carried
 
 
@@ -26,17 +29,20 @@ def _many(value: int | Sequence[int], rank: int) -> list[int]:
 
 
 def image_levels(program: Program) -> dict[str, tuple[Offset, Offset]]:
-    """Pixels a step, and sites, of every value that is a map over an image.
+    """Steps of the finest map that a step of each map takes, and sites, of every value that is a map over an image.
 
     Returns:
-        Node name -> (pixels a step, sites) in each dimension. Values without sites, or before any convolution, are left out.
+        Node name -> (finest steps a step, sites) by dimension; values without sites, or before any convolution, are left out.
     """
-    levels: dict[str, tuple[Offset, Offset]] = {}
+    levels: dict[str, tuple[Level, Offset]] = {}
     for step in program.steps:
-        source = next((n for n in step.inputs if n in levels), None)
+        images = [n for n in step.inputs if n in levels]
+        source = max(images, key=lambda n: math.prod(levels[n][1])) if images else None
         if step.op in ("conv", "conv_transpose") and source is None and _is_image(step):
-            source = step.inputs[0]
-            levels[source] = ((1,) * _rank(step), _image_sizes(program, source, _rank(step)))
+            found = _image_sizes(program, step.inputs[0], _rank(step))
+            if math.prod(found) > 1:
+                source = step.inputs[0]
+                levels[source] = ((Fraction(1),) * _rank(step), found)
         if source is None:
             continue
         level, sizes = levels[source]
@@ -48,12 +54,22 @@ def image_levels(program: Program) -> dict[str, tuple[Offset, Offset]]:
             made = _level(step, level, sizes, out)
             if made is not None:
                 levels[step.name] = (made, out)
-        elif math.prod(a.size for a in step.points if a.kind == "site") == math.prod(sizes):
+        elif step.op in MOVES and len(_sites(step)) == rank:
+            skipped = int(step.arguments.get("step", 1)) if step.op == "slice" else 1
+            out = _sites(step)
+            made = tuple(t if n == m else t * skipped for t, n, m in zip(level, sizes, out, strict=True))
+            levels[step.name] = (made, out)
+        elif math.prod(_sites(step)) == math.prod(sizes):
             levels[step.name] = (level, sizes)
-    return levels
+    finest = math.lcm(*(t.denominator for level, _ in levels.values() for t in level))
+    return {name: (tuple(int(t * finest) for t in level), sizes) for name, (level, sizes) in levels.items()}
 
 
-def _level(step: Step, level: Offset, sizes: Offset, out: Offset) -> Offset | None:
+def _sites(step: Step) -> Offset:
+    return tuple(a.size for a in step.points if a.kind == "site")
+
+
+def _level(step: Step, level: Level, sizes: Offset, out: Offset) -> Level | None:
     rank = len(level)
     if step.op == "conv":
         return tuple(t * s for t, s in zip(level, _many(step.arguments.get("stride", 1), rank), strict=True))
@@ -72,10 +88,11 @@ def _level(step: Step, level: Offset, sizes: Offset, out: Offset) -> Offset | No
         ratio = _many(step.arguments["stride"], rank) if step.arguments.get("stride") else kernel
         return tuple(t * s for t, s in zip(level, ratio, strict=True))
     else:
-        ratio = [m // n for n, m in zip(sizes, out, strict=True)]
-    if any(r < 1 or t % r for t, r in zip(level, ratio, strict=True)):
-        return None
-    return tuple(t // r for t, r in zip(level, ratio, strict=True))
+        made = []
+        for t, n, m in zip(level, sizes, out, strict=True):  # a ratio that is no integer is rounded: lags are looked up
+            made.append(t / max(round(m / n), 1) if m >= n else t * max(round(n / m), 1))
+        return tuple(made)
+    return tuple(t / r for t, r in zip(level, ratio, strict=True))
 
 
 def image_grid(step: Step, ctx: Context) -> Grid | None:

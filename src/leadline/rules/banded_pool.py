@@ -184,7 +184,12 @@ class Back:
         slot = self.slots[mirrored if flip else lag]
         if slot > 0 and self.weights_in[slot] == 0:
             return False
-        planes = planes * (self.weights_out[k] / self.weights_in[slot])
+        if slot == 0 and k > 0:
+            # the pair itself meets in one site, the others that it stands for are further apart
+            apart = tuple(max(-1, min(1, x)) for x in self.D.grid.offsets[k])
+            self.spread(k, [(apart, 1)], planes * (1 - 1 / self.weights_out[k]))
+        else:
+            planes = planes * (self.weights_out[k] / self.weights_in[slot])
         planes = shifted(planes, mirrored) if flip else planes
         place = {pair: n for n, pair in enumerate(self.into.sample_pairs[slot], self.into.starts[slot])}
         for plane, (a, b) in zip(planes, self.D.grid.sample_pairs[k], strict=True):

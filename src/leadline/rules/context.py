@@ -15,7 +15,10 @@ from leadline.activations import Activation
 from leadline.program import Axis, Law, Program, Ref, Step, read_law
 from leadline.program.step import points_of
 from leadline.program.trace import weight_fan_in
+from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_move import moved
 from leadline.rules.banded_offsets import Images
+from leadline.rules.banded_sites import spread_map
 from leadline.rules.base import NoRule, Value
 from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, grid, source
 from leadline.rules.kernel import constant
@@ -138,7 +141,18 @@ class Context:
             raise NoRule(
                 f"operands on different sites cannot be lined up ({_sizes(state.points)} with {_sizes(points)})"
             )
+        pairs = None if index.numel() <= state.expr.size else self.image_pairs(points)
+        if pairs is not None:
+            key = f"spread:{id(pairs)}"
+            if key not in self.cache:  # one map, so that what it makes of a value is one expression
+                self.cache[key] = spread_map(index, state.expr.size, pairs)
+            return moved(state.expr, self.cache[key], self.moments)
         return gather(state.expr, index.to(self.device))
+
+    def image_pairs(self, points: tuple[Axis, ...]) -> Grid | None:
+        """The pairs that a value at these points is carried at, None where none is there that is."""
+        found = (grid(v.expr) for v in self.values.values() if isinstance(v, State) and v.points == points)
+        return next((g for g in found if g is not None), None)
 
     def parameter(self, law: Law, like: Expr) -> Expr:
         """A learned vector over channels as an expression: one random number a channel, the same at every point."""

@@ -127,7 +127,7 @@ class SiteMean(PointMap):
         by_sample = scale.reshape(B, S)
         apart = torch.outer(by_sample.sum(1), by_sample.sum(1)) - by_sample @ by_sample.T
         total = same + torch.where(norm > 0, apart * sums / norm.clamp_min(1e-300), torch.zeros_like(sums))
-        return (total * (self.factor / S) ** 2).to(K.values)
+        return _positive(total * (self.factor / S) ** 2).to(K.values)
 
     def left(self, K: Banded) -> Banded:
         """Not needed where a mean over sites ends the image part of a network."""
@@ -148,3 +148,9 @@ class SiteMean(PointMap):
         full = dense(D) * (self.factor / self.inner.sites) ** 2
         p, q, _ = self.inner.index
         return Banded(full[p // self.inner.sites, q // self.inner.sites], self.inner)
+
+
+def _positive(K: Tensor) -> Tensor:
+    """The nearest covariance to a symmetric matrix: the quadrature errs, and samples may be all but the same."""
+    values, vectors = torch.linalg.eigh(K)
+    return K if float(values[0]) >= 0 else vectors * values.clamp_min(0) @ vectors.T

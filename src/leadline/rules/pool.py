@@ -13,8 +13,10 @@ from leadline.rules.banded import Banded, band
 from leadline.rules.banded_conv import Window, window_sum
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_maximum import maximum, maximum_back
+from leadline.rules.banded_move import interpolation_maps, moved, moved_back
 from leadline.rules.banded_plan import image_grid
 from leadline.rules.banded_pool import average, average_back
+from leadline.rules.banded_sites import SiteMap
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.conv import _many, _with_samples, taps_of
@@ -69,13 +71,17 @@ class _Linear(Rule):
             sizes, _, samples = _sizes(step, ctx)
             n = math.prod(sizes)
             images = torch.eye(n, dtype=torch.float64).reshape(n, 1, *sizes)
-            given = dict(step.arguments)
-            given["self" if "self" in given else "input"] = images
-            schema = step.node.target._schema.arguments  # type: ignore[union-attr]
-            answer = step.node.target(*[given[a.name] for a in schema if not a.kwarg_only])  # type: ignore[operator]
-            site = answer.reshape(n, -1).T.to(ctx.dtype).to(ctx.device)
+            site = run_on(step, images).reshape(n, -1).T.to(ctx.dtype).to(ctx.device)
             ctx.cache[key] = torch.block_diag(*[site] * samples)
         return ctx.cache[key]
+
+
+def run_on(step: Step, images: Tensor) -> Tensor:
+    """The operator on images of our own, shape (images, 1, *sizes)."""
+    given = dict(step.arguments)
+    given["self" if "self" in given else "input"] = images
+    schema = step.node.target._schema.arguments  # type: ignore[union-attr]
+    return step.node.target(*[given[a.name] for a in schema if not a.kwarg_only])  # type: ignore[operator]
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
@@ -123,9 +129,41 @@ def _average_window(step: Step, sizes: list[int], out: list[int]) -> Window:
     return Window.of(kernel, stride, padding, [1] * rank)
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+@rule(
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+)
 class Interpolate(_Linear):
     """Interpolation is linear in the sites."""
+
+    def large(self, step: Step, expr: Expr, pairs: Grid, ctx: Context) -> Expr:
+        """Each pixel is a mean of a few; the nearest one alone only moves."""
+        for sites in self.sites(step, pairs, ctx):
+            expr = moved(expr, sites, ctx.moments)
+        return expr
+
+    def large_back(self, step: Step, cotangent: Cotangent, pairs: Grid, ctx: Context) -> Cotangent:
+        """The transpose."""
+        for sites in reversed(self.sites(step, pairs, ctx)):
+            cotangent = moved_back(cotangent, sites, ctx.moments)
+        return cotangent
+
+    def sites(self, step: Step, pairs: Grid, ctx: Context) -> list[SiteMap]:
+        """The maps over sites, one dimension after another."""
+        key = f"sites:{step.name}"
+        if key not in ctx.cache:
+            target = image_grid(step, ctx)
+            if target is None:
+                raise NoRule(f"{step.op} of an image of {pairs.sites} pixels")
+            ctx.cache[key] = interpolation_maps(lambda images: run_on(step, images), pairs, target)
+        return ctx.cache[key]
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from leadline.program import Ref, Step
+from leadline.rules.banded_move import move_map, moved, moved_back
+from leadline.rules.banded_plan import image_grid
+from leadline.rules.banded_sites import SiteMap
 from leadline.rules.base import NoRule, Rule, Value, argument, rule
 from leadline.rules.context import Context, alignment
-from leadline.rules.expr import Expr, cat, gather, lin, rename
+from leadline.rules.expr import Expr, cat, gather, grid, lin, rename
 from leadline.rules.fluctuation import sampled
 from leadline.rules.state import Cotangent, Noise, State, Wave, fresh
 
@@ -91,12 +94,15 @@ class Move(Rule):
         state = ctx.state(ref)
         outs = []
         for number, (index, tag) in enumerate(self.moves(step, ctx)):
-            moved = gather(state.expr, index)
-            expr = rename(moved, tag) if tag is not None else moved
+            sites = self.sites(step, index, state, ctx)
+            expr = gather(state.expr, index) if sites is None else moved(state.expr, sites, ctx.moments)
+            expr = rename(expr, tag) if tag is not None else expr
             layout = step.layouts[number]
             points = tuple(a for dim in layout for a in dim if a.kind != "channel")
             width = math.prod(a.size for dim in layout for a in dim if a.kind == "channel")
-            outs.append(State(expr, points, width, _noise(state, moved, expr, width, ctx), state.exact))
+            outs.append(
+                State(expr, points, width, _noise(state, gather(state.expr, index), expr, width, ctx), state.exact)
+            )
         return outs if len(step.layouts) > 1 or isinstance(step.node.meta["val"], (list, tuple)) else outs[0]
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
@@ -105,9 +111,25 @@ class Move(Rule):
         state = ctx.state(ref)
         part = ctx.part  # which output the cotangent belongs to
         index, tag = self.moves(step, ctx)[part]
+        sites = self.sites(step, index, state, ctx)
+        if sites is not None:
+            return {ref.name: moved_back(cotangent, sites, ctx.moments)}
         if tag is not None and any(w.factor is not None for w in cotangent.waves):
             cotangent = fresh(cotangent.total(ctx.moments))
         return {ref.name: cotangent.scatter(index, state.expr.size, ctx.moments)}
+
+    def sites(self, step: Step, index: Tensor, state: State, ctx: Context) -> SiteMap | None:
+        """The map between the sites of large images; None where a matrix over points will do, or nothing moves."""
+        inner = grid(state.expr)
+        if inner is None or torch.equal(index, torch.arange(state.expr.size, device=index.device)):
+            return None
+        key = f"sites:{step.name}"
+        if key not in ctx.cache:
+            target = image_grid(step, ctx)
+            if target is None or len(step.layouts) > 1:
+                raise NoRule(f"{step.op} of an image of {inner.sites} pixels")
+            ctx.cache[key] = move_map(index, inner, target)
+        return ctx.cache[key]
 
     def moves(self, step: Step, ctx: Context) -> list[tuple[Tensor, object]]:
         """For each output: the input point of each point (-1 for padding), and a tag where channels were cut."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from leadline.program.axes import Axis
 from leadline.program.laws import Law
-from leadline.rules.banded import dense
+from leadline.rules.banded import Banded, dense
+from leadline.rules.banded_sites import spread_map, sum_by_sample
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
 from leadline.rules.influence import Sample, covariance
 from leadline.rules.kernel import Kernel
@@ -164,19 +165,24 @@ class Cotangent:
         identity = torch.arange(size, device=index.device)
         if index.numel() == size and torch.equal(index, identity):
             return self
-        if index.numel() == size and bool((index.sort().values == identity).all()):
-            inverse = torch.argsort(index)
+        inside = index >= 0
+        read = index[inside]
+        if read.unique().numel() == read.numel() and not any(isinstance(w.squared, Banded) for w in self.waves):
+            # no point is read twice: the waves stay functions of the same sources, with nothing where no point reads
+            whole = read.numel() == size == index.numel()
+            inverse = torch.full_like(identity, -1).scatter(0, read, inside.nonzero()[:, 0])
             waves = []
             for w in self.waves:
                 squared = take(take(dense(w.squared), inverse, 0), inverse, 1)
-                waves.append(
-                    replace(w, squared=squared, factor=None if w.factor is None else gather(w.factor, inverse))
-                )
+                factor = None if w.factor is None else gather(w.factor, inverse)
+                waves.append(replace(w, squared=squared, factor=factor, key=w.key if whole else next(_waves)))
             return Cotangent(waves)
         total = self.total(moments)
+        if isinstance(total, Banded):
+            spread_map(index, size, total.grid)
+            return fresh(sum_by_sample(total))
         one_hot = total.new_zeros(size, index.numel())
-        inside = index >= 0
-        one_hot[index[inside], torch.arange(index.numel(), device=index.device)[inside]] = 1.0
+        one_hot[read, torch.arange(index.numel(), device=index.device)[inside]] = 1.0
         return fresh(one_hot @ total @ one_hot.T)
 
 
