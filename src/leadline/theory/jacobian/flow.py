@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leadline.theory.criticality import Block, Norm
+from leadline.theory.flow.kernel import SecondMoment
 
 __all__ = ["PartialJacobian", "partial_jacobian"]
 
@@ -96,11 +98,30 @@ def partial_jacobian(
     w, b, k = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (C_W, C_b, K)))
     if bool((w < 0).any()) or bool((b < 0).any()) or bool((k < 0).any()):
         raise ValueError("C_W, C_b and K are variances and must be >= 0; check their signs.")
-    kernels, factors = [k], []
-    for _ in range(depth):
-        factors.append(block.susceptibilities(k, w)[1])
-        k = block.kernel(k, w, b)
-        kernels.append(k)
-    chi = torch.stack(factors) if factors else w.new_empty((0, *w.shape))
+    K_all = _kernels(block, w, b, k, depth)
+    chi = block.susceptibilities(K_all[:-1], w)[1]
     log_J = torch.cat([torch.zeros_like(w)[None], chi.log().cumsum(0)])
-    return PartialJacobian(torch.stack(kernels), chi, log_J)
+    return PartialJacobian(K_all, chi, log_J)
+
+
+def _kernels(block: Block, C_W: Tensor, C_b: Tensor, K: Tensor, depth: int) -> Tensor:
+    """Kernels of all layers, shape (depth + 1, …)."""
+    out = torch.empty(depth + 1, *K.shape, dtype=K.dtype)
+    out[0] = K
+    skip = block.residual**2
+    if block.norm is not Norm.none:  # a norm forgets the kernel: its branch always gives the same
+        branch = C_b + C_W * block.moment(torch.ones_like(K))
+        for i in range(depth):
+            out[i + 1] = branch + skip * out[i]
+        return out
+    if K.numel() > 1:
+        for i in range(depth):
+            out[i + 1] = block.kernel(out[i], C_W, C_b)
+        return out
+    one = SecondMoment(block.activation)  # nodes that many layers share
+    k, w, b = float(K), float(C_W), float(C_b)
+    for i in range(depth):
+        inside = 0 < k < math.inf and block.activation.slopes is None
+        k = b + w * (one(k) if inside else float(block.moment(torch.tensor(k, dtype=K.dtype)))) + skip * k
+        out[i + 1] = k
+    return out
