@@ -70,11 +70,10 @@ def asymptotic_angle(activation: Activation, depth: Tensor) -> Tensor:
 def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
     r"""Slope nu of the spread with depth at criticality: V/(nK^2) -> nu l/n.
 
-    .. math:: \nu = \frac{\langle\sigma^4\rangle}{\langle\sigma^2\rangle^2} - 1\ (K^* > 0), \qquad
-        \nu = \tfrac13\Big(\frac{3A_4}{A_2^2} - 1\Big)\ (K^* = 0)
+    .. math:: \nu = \frac{C_W^2}{K^{*2}}\big(\langle\sigma^4\rangle - \langle\sigma^2\rangle^2\big)\ (K^* > 0),
+        \qquad \nu = \tfrac13\Big(\frac{3A_4}{A_2^2} - 1\Big)\ (K^* = 0)
 
-    For a scale-invariant activation the first form holds at every K. At K* > 0 with C_b > 0 the layer's own fluctuation
-    is C_W^2 Var(sigma^2)/K^2, that is (C_W g/K)^2 times the first form, C_W = 1/<sigma'^2>.
+    with C_W = 1/<sigma'^2>. For a scale-invariant activation nu = 3 A_4/A_2^2 - 1 at every K.
 
     Args:
         activation: sigma.
@@ -84,7 +83,9 @@ def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
         nu.
 
     Raises:
-        ValueError: K is 0 and sigma(0) is not.
+        ValueError: K is 0 and the activation is not critical there.
+
+    Source: Roberts, Yaida and Hanin (2022), section 5.4; the cusp from the same expansion on each side of 0.
     """
     n = origin_numbers(activation)
     if activation.slopes is not None:

@@ -13,7 +13,7 @@ from leadline.theory.flow.layers import Layers
 from leadline.theory.flow.pairs import pair_derivatives
 from leadline.theory.flow.replicas import Replicas
 
-__all__ = ["ManyInputFlow", "many_input_flow"]
+__all__ = ["ManyInputFlow", "four_index", "many_input_flow"]
 
 _RANGE = (1e-30, 1e30)
 

@@ -46,8 +46,9 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
     .. math:: \langle\sigma^{(p)}_a\sigma^{(q)}_b\rangle = \sum_k
         \frac{\sqrt{(k+p)!\,(k+q)!}}{k!}\,\frac{c_{k+p}(K_{aa})\,c_{k+q}(K_{bb})}{K_{aa}^{p/2}K_{bb}^{q/2}}\,\rho^k
 
-    with the Hermite coefficients c of sigma alone, or a closed form for two slopes that meet at 0; pairs whose series has not converged (kinks, correlations near 1)
-    go to a quadrature that takes the jumps of sigma' as point masses of sigma''.
+    with the Hermite coefficients c of sigma alone, or a closed form for two slopes that meet at 0; pairs whose
+    series has not converged (kinks, correlations near 1) go to a quadrature that takes the jumps of sigma' as point
+    masses of sigma''.
 
     Args:
         activation: sigma, continuous.
