@@ -1,7 +1,9 @@
-"""Make references.json: Gaussian moments of activations by mpmath at 30 digits (some minutes, run by hand).
+"""Make references.json: Gaussian moments of activations by mpmath at 30 digits (a quarter of an hour, by hand).
 
-Nothing here comes from the package: one-variable moments are mpmath integrals cut at the kinks; products at
-    two
+python tests/gaussian/data/make_references.py            all of them
+python tests/gaussian/data/make_references.py tanh mish  only these
+
+Nothing here comes from the package: one-variable moments are mpmath integrals cut at the kinks; products at two
 points use the conditional mean of the second function in closed form (truncated normals) and an outer
 integral, or, for analytic functions without such a form, a trapezoidal rule in two independent variables,
 which converges geometrically in the distance of the nearest pole from the real axis.
@@ -21,7 +23,7 @@ mp.mp.dps = 30
 REACH = 13
 VARIANCES = ["0.01", "0.1", "1", "3", "10"]
 PAIRS = [("0.1", "0.1"), ("1", "1"), ("1", "2.5"), ("0.3", "4"), ("10", "10")]
-CORRELATIONS = ["0.5", "0.95", "-0.999", "0.999999"]
+CORRELATIONS = ["-0.999", "-0.9", "-0.5", "0", "0.5", "0.9", "0.99", "0.999", "0.999999"]
 LEGENDRE = 24
 ROOT, CUBE = mp.sqrt(2 / mp.pi), mp.mpf("0.044715")
 SELU_A, SELU_S = mp.mpf("1.6732632423543772848170429916717"), mp.mpf("1.0507009873554804934193349852946")
@@ -231,13 +233,17 @@ def moments(f, df, K, kinks):
         "second_moment": one(lambda z: f(z) ** 2, K, kinks),
         "derivative_moment": one(lambda z: df(z) ** 2, K, kinks),
         "second_moment_slope": one(lambda z: z * f(z) * df(z) / K, K, kinks),
+        "fourth_moment": one(lambda z: f(z) ** 4, K, kinks),
+        "derivative_mean": one(df, K, kinks),
     }
     return {"K": mp.nstr(K, 25), **{k: mp.nstr(v, 25) for k, v in values.items()}}
 
 
 def products(f, df, mean, slope_mean, kinks, pole, ka, kb, rho):
     K, L, r = mp.mpf(ka), mp.mpf(kb), mp.mpf(rho)
-    if mean is not None:
+    if r == 0:
+        dual, slopes = (one(g, K, kinks) * one(g, L, kinks) for g in (f, df))
+    elif mean is not None:
         dual = closed_inner(f, mean, K, L, r, kinks)
         slopes = closed_inner(df, slope_mean, K, L, r, kinks)
     else:
