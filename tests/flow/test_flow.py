@@ -53,6 +53,18 @@ def test_the_same_input_given_as_a_vector_and_among_several() -> None:
     assert one.correlation is None
 
 
+def test_kernels_between_inputs_of_a_kinked_activation() -> None:
+    x = torch.tensor([[1.0, 0.5], [0.2, -1.0]], dtype=torch.float64)
+    found = flow("relu", depth=5, width=32, C_W=2.0, inputs=x, networks=0)
+    assert found.K.shape == (5, 2, 2)
+    assert found.V.shape == (5, 2, 2, 2, 2)
+    assert found.Theta is None
+    assert any("only K, V and G1" in reason for reason in found.reasons)
+    assert found.V[:, 0, 0, 0, 0].tolist() == pytest.approx(
+        flow("relu", depth=5, width=32, C_W=2.0, inputs=x[0], networks=0).V
+    )
+
+
 def agrees(found: Flow, name: str, predicted: float) -> bool:
     measured = found.measured[name][-1]
     return abs(measured.value - predicted) < 4 * measured.error

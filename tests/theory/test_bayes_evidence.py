@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from leadline.theory.bayes import gp_posterior, kernel_matrices, model_evidence, network_posterior
-from leadline.theory.flow import Layers
+from leadline.theory.bayes import gp_posterior, model_evidence, network_posterior
+from leadline.theory.flow import Layers, kernel_matrices
 
 X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NOISE = 0.01

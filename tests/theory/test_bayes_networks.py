@@ -14,10 +14,9 @@ from leadline.theory.bayes import (
     finite_width_posterior,
     gp_posterior,
     importance_posterior,
-    kernel_matrices,
     network_posterior,
 )
-from leadline.theory.flow import Layers, many_input_flow
+from leadline.theory.flow import Layers, kernel_matrices, many_input_flow
 
 X = torch.tensor([[1.0, -0.5, 0.3, 0.8], [-0.4, 0.9, 0.6, -0.2], [0.5, 0.4, -0.7, 0.3]], dtype=torch.float64)
 Y = torch.tensor([[1.8, -0.9], [-0.7, 2.2]], dtype=torch.float64)

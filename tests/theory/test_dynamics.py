@@ -14,11 +14,10 @@ from leadline.theory.dynamics import (
     Momentum,
     Newton,
     expected_error,
-    kernel_matrices,
     linearized_training,
-    tangent_matrices,
 )
-from leadline.theory.flow import Layers
+from leadline.theory.flow import Layers, kernel_matrices
+from leadline.theory.tangent import tangent_matrices
 
 M, STEPS = 4, (0, 1, 2, 7, 40)
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -13,11 +13,10 @@ from leadline.theory.dynamics import (
     Momentum,
     Newton,
     TrainedEnsemble,
-    kernel_matrices,
     linearized_training,
-    tangent_matrices,
 )
-from leadline.theory.flow import Layers
+from leadline.theory.flow import Layers, kernel_matrices
+from leadline.theory.tangent import tangent_matrices
 from theory.trained_networks import Networks, train
 
 X = torch.tensor([[1.0, -0.5, 0.3, 0.8], [-0.2, 0.9, 0.6, 0.3], [0.5, 0.4, -0.7, 0.3]], dtype=torch.float64)

@@ -13,11 +13,10 @@ from leadline.theory.dynamics import (
     GradientDescent,
     expected_error,
     generalization_profile,
-    kernel_matrices,
     linearized_training,
-    tangent_matrices,
 )
-from leadline.theory.flow import Layers
+from leadline.theory.flow import Layers, kernel_matrices
+from leadline.theory.tangent import tangent_matrices
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 X = X / X.norm(dim=1, keepdim=True) * 3**0.5

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leadline.flow.exponents import Power, fit_power
 from leadline.flow.universality import expected_powers
-from leadline.theory.flow import Layers, single_input_flow
+from leadline.theory.flow import Layers, many_input_flow, single_input_flow
 from leadline.theory.tangent import tangent_flow, tangent_tensors
 
 __all__ = ["FIELDS", "FlowTensors", "tensors"]
@@ -58,19 +58,27 @@ def tensors(layers: Layers, gram: Tensor) -> FlowTensors:
         reasons.append(f"There is no tangent kernel here: {error}")
     powers = _powers(layers, fields)
     if gram.shape[0] > 1:
-        fields, more = _several(layers, gram, fields)
-        reasons += more
+        fields, reasons = _several(layers, gram, fields)
     return FlowTensors(gram, fields, kernels.chi_parallel, kernels.chi_perp, powers, tuple(reasons))
 
 
 def _several(
     layers: Layers, gram: Tensor, one: Mapping[str, Tensor | None]
 ) -> tuple[dict[str, Tensor | None], list[str]]:
+    """Tensors between inputs: all of them on shared nodes where that can be, else those of the kernel."""
     try:
         several = tangent_tensors(layers, gram)
     except ValueError as error:
+        said = f"Of the tensors between inputs only K, V and G1 are here: {error}"
+    else:
+        return {name: getattr(several, name) for name in FIELDS}, []
+    try:
+        kernels = many_input_flow(layers, gram)
+    except ValueError as error:
         return dict(one), [f"Tensors between inputs are not here, those of the first input are: {error}"]
-    return {name: getattr(several, name) for name in FIELDS}, []
+    between = dict.fromkeys(one)
+    between.update(K=kernels.K, V=kernels.vertex, G1=kernels.G1)
+    return between, [said]
 
 
 def _powers(layers: Layers, fields: Mapping[str, Tensor | None]) -> tuple[Power, ...]:

@@ -5,7 +5,6 @@
 - ``finite_width_posterior``: the same with corrections of order 1/n, from K, V and G1; ``network_posterior``: from
   a network's layers.
 - ``importance_posterior``: at any width, from sampled kernels.
-- ``kernel_matrices``: the kernel of every layer over many inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 from leadline.theory.bayes.evidence import EvidenceRow, EvidenceTable, model_evidence
 from leadline.theory.bayes.finite_width import FiniteWidthPosterior, finite_width_posterior
 from leadline.theory.bayes.importance import SampledPosterior, importance_posterior
-from leadline.theory.bayes.kernels import kernel_matrices
 from leadline.theory.bayes.network import network_posterior
 from leadline.theory.bayes.posterior import Posterior, gp_posterior
 
@@ -26,7 +24,6 @@ __all__ = [
     "finite_width_posterior",
     "gp_posterior",
     "importance_posterior",
-    "kernel_matrices",
     "model_evidence",
     "network_posterior",
 ]

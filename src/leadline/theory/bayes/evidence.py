@@ -18,9 +18,8 @@ from torch import Tensor
 from leadline.activations import activation
 from leadline.plot import number
 from leadline.theory.bayes.finite_width import finite_width_posterior
-from leadline.theory.bayes.kernels import gram_of, kernel_matrices
 from leadline.theory.bayes.posterior import gp_posterior
-from leadline.theory.flow import Layers, many_input_flow
+from leadline.theory.flow import Layers, gram_of, kernel_matrices, many_input_flow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from leadline.theory.bayes.finite_width import FiniteWidthPosterior, finite_width_posterior
-from leadline.theory.bayes.kernels import gram_of
-from leadline.theory.flow import Layers, many_input_flow
+from leadline.theory.flow import Layers, gram_of, many_input_flow
 
 __all__ = ["network_posterior"]
 

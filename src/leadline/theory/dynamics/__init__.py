@@ -3,16 +3,13 @@
 - ``generalization_profile``: expected test error against depth, on and off criticality; prints and plots itself.
 - ``linearized_training``: the law of a trained wide network at any time and under any ``Rule``, from K and Theta;
   ``expected_error``: its squared bias and variance.
-- ``kernel_matrices``, ``tangent_matrices``: the kernels of every layer that these start from.
 - ``DeepLinear``, ``mode_strength``, ``time_to_learn``: learning curves of deep linear networks.
 """
 
 from __future__ import annotations
 
-from leadline.theory.bayes import kernel_matrices
 from leadline.theory.dynamics.deep_linear import DeepLinear, mode_strength, time_to_learn
 from leadline.theory.dynamics.generalization import ExpectedError, expected_error
-from leadline.theory.dynamics.kernels import tangent_matrices
 from leadline.theory.dynamics.linearized import TrainedEnsemble, linearized_training
 from leadline.theory.dynamics.profile import GeneralizationProfile, generalization_profile
 from leadline.theory.dynamics.rules import GradientDescent, GradientFlow, Momentum, Newton, Rule
@@ -29,9 +26,7 @@ __all__ = [
     "TrainedEnsemble",
     "expected_error",
     "generalization_profile",
-    "kernel_matrices",
     "linearized_training",
     "mode_strength",
-    "tangent_matrices",
     "time_to_learn",
 ]

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from leadline.activations import activation
 from leadline.plot import number
-from leadline.theory.bayes import kernel_matrices
 from leadline.theory.dynamics.generalization import expected_error
-from leadline.theory.dynamics.kernels import tangent_matrices
 from leadline.theory.dynamics.linearized import linearized_training
 from leadline.theory.dynamics.rules import Rule
-from leadline.theory.flow import Layers
+from leadline.theory.flow import Layers, kernel_matrices
+from leadline.theory.tangent import tangent_matrices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

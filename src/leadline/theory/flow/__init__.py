@@ -5,6 +5,7 @@
 - ``many_input_flow``: the same for several inputs at once.
 - ``kernel_flow``, ``correlation_flow``, ``nearby_flow``: infinite width alone, to any depth; of single inputs, of several,
   of two nearby ones. ``depth_scales``: how many layers signals and correlations survive.
+- ``kernel_matrices``: the kernel of every layer over many inputs.
 - ``asymptotic_kernel``, ``asymptotic_angle``, ``spread_per_layer``: what becomes of them at criticality.
 - ``effective_action``, ``connected_four_point``, ``four_point``: running couplings and correlators of a layer.
 - ``kernel_moment``, ``log_law``, ``log_normal_limit``: exact laws of two-slope networks at any width.
@@ -18,6 +19,7 @@ from leadline.theory.flow.correlators import EffectiveAction, connected_four_poi
 from leadline.theory.flow.kernel import end_slopes, kernel_flow
 from leadline.theory.flow.layers import Layers
 from leadline.theory.flow.many import ManyInputFlow, four_index, many_input_flow
+from leadline.theory.flow.matrices import gram_of, kernel_matrices
 from leadline.theory.flow.nearby import NearbyFlow, derivative_moment_slope, nearby_flow
 from leadline.theory.flow.product_law import LogLaw, kernel_moment, log_law, log_normal_limit
 from leadline.theory.flow.scales import DepthScales, depth_scales
@@ -42,7 +44,9 @@ __all__ = [
     "end_slopes",
     "four_index",
     "four_point",
+    "gram_of",
     "kernel_flow",
+    "kernel_matrices",
     "kernel_moment",
     "log_law",
     "log_normal_limit",

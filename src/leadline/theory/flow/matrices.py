@@ -1,11 +1,11 @@
-"""The prior of a wide network: its kernel at every layer over many inputs."""
+"""The kernel of every layer over many inputs, as the prior of a wide network has it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from leadline.theory.flow import Layers
+from leadline.theory.flow.layers import Layers
 
 __all__ = ["gram_of", "kernel_matrices"]
 
