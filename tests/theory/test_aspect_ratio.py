@@ -117,7 +117,11 @@ def extrapolated(estimate, name, n, networks, **law):
 
 @pytest.mark.parametrize(
     ("name", "gamma", "C_W", "C_b", "kappa_matters"),
-    [("relu", 0.5, 1.5, 0.0, True), ("tanh", 0.7, 0.51, 0.0, False), ("gelu", 0.7, 1.0114, 0.1, True)],
+    [
+        ("relu", 0.5, 1.5, 0.0, True),
+        ("tanh", 0.7, 0.51, 0.0, False),
+        pytest.param("gelu", 0.7, 1.0114, 0.1, True, marks=pytest.mark.slow),
+    ],
 )
 def test_residual_vertices_of_networks(name, gamma, C_W, C_b, kappa_matters):
     law = {"depth": 4, "gamma": gamma, "C_W": C_W, "C_b": C_b, "K": 1.0}
