@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,6 +77,38 @@ class Objective:
         self.names = list(self.weights)
         self._rest = {n: p.detach() for n, p in model.named_parameters() if n not in self.weights}
         self._devices = {t.device for t in self.weights.values()}
+
+    def at(self, weights: Mapping[str, Tensor]) -> Objective:
+        """The same loss with other weights as its own.
+
+        Args:
+            weights: every trainable weight, by name.
+
+        Returns:
+            A new objective; this one keeps its weights.
+        """
+        moved = copy.copy(self)
+        moved.weights = {n: weights[n].detach().clone() for n in self.names}
+        return moved
+
+    def part(self, samples: slice) -> Objective:
+        """The same loss on some of the samples.
+
+        Args:
+            samples: along axis 0 of the targets and of every input whose axis 0 is as long.
+
+        Returns:
+            A new objective with these weights.
+        """
+        count = self.targets.shape[0]
+
+        def cut(value: Any) -> Any:
+            return value[samples] if value.dim() and value.shape[0] == count else value
+
+        smaller = copy.copy(self)
+        smaller.targets = self.targets[samples]
+        smaller.args, smaller.kwargs = pytree.tree_map_only(Tensor, cut, (self.args, self.kwargs))
+        return smaller
 
     @property
     def size(self) -> int:
