@@ -130,7 +130,7 @@ def assemble(
         for n in weights
         if short_name(n) != "embedding" and all(a.kind == "channel" for d in layouts[n.name] for dim in d for a in dim)
     )
-    wanted = _data_side(exported.output, groups, fixed | vectors)
+    wanted = _data_side(exported.output, groups, fixed | vectors | _biases(nodes, groups, weights))
     steps = tuple(_step(n, groups.get(n), layouts, scalars) for n in nodes if n in wanted)
     return Program(
         model=model,
@@ -209,6 +209,19 @@ def _given(node: fx.Node, group: Group | None) -> dict[str, Any]:
 
 def _weights_only(slot: str, op: str) -> bool:
     return slot in _WEIGHT_SLOTS.get(op, ())
+
+
+def _biases(
+    nodes: tuple[fx.Node, ...], groups: Mapping[fx.Node, Group], weights: frozenset[fx.Node]
+) -> frozenset[fx.Node]:
+    """What is added to attention logits and depends on parameters alone: the rule evaluates it."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        group = groups.get(node)
+        if (group.op if group is not None else canonical(node)) == "scaled_dot_product_attention":
+            mask = _given(node, group)["attn_mask"]
+            found.update(a for a in pytree.tree_leaves(mask) if isinstance(a, fx.Node) and a in weights)
+    return frozenset(found)
 
 
 def _data_side(output: fx.Node, groups: Mapping[fx.Node, Group], fixed: frozenset[fx.Node]) -> set[fx.Node]:

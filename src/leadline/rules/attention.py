@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from leadline.program import Step
+from leadline.rules.attention_mask import heads_of, logit_bias
 from leadline.rules.banded import dense
-from leadline.rules.base import NoRule, Rule, rule
+from leadline.rules.base import Rule, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import source
 from leadline.rules.sampling import square_root
-from leadline.rules.state import Cotangent, Fixed, State, fresh
+from leadline.rules.state import Cotangent, State, fresh
 
 __all__ = ["Attention"]
 
 _ENTRIES = 2**20  # attention weights drawn in all: many heads for few points
-
-_NEVER = -1e30  # logit of a point that is not attended to
 
 
 @rule("scaled_dot_product_attention", cites=["vaswani2017attention", "cowsik2024geometric"])
@@ -78,6 +77,7 @@ class Attention(Rule):
         """Queries, keys (and values) of drawn heads, each (heads, P, head size)."""
         out = []
         heads = max(48, min(1024, _ENTRIES // ctx.state(step.arguments["query"]).expr.size ** 2))
+        heads = -(-heads // heads_of(step, ctx)) * heads_of(step, ctx)  # each head as often as the others
         for name in ("query", "key", "value"):
             if name == "value" and not with_value:
                 out.append(torch.empty(0))
@@ -98,62 +98,19 @@ class Attention(Rule):
         scale = step.arguments.get("scale")
         scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
         logits = scale * q @ k.transpose(1, 2)
-        return (logits + self.mask(step, ctx)).softmax(-1)
+        bias = self.mask(step, ctx)
+        if bias.shape[0] > 1:  # the drawn heads take the biases in turn
+            bias = bias[torch.arange(logits.shape[0]) % bias.shape[0]]
+        return (logits + bias).softmax(-1)
 
     def mask(self, step: Step, ctx: Context) -> Tensor:
-        """Additive mask between all query and key points, shape (P_query, P_key)."""
+        """What is added to the logits, shape (1 or heads, P_query, P_key)."""
         key = f"mask:{step.name}"
-        if key in ctx.cache:
-            return ctx.cache[key]
-        query = ctx.program.layouts[step.arguments["query"].name][0]
-        keys = ctx.program.layouts[step.arguments["key"].name][0]
-        rows, columns = _coordinates(query), _coordinates(keys)
-        allowed = torch.ones(len(rows["sample"]), len(columns["sample"]), dtype=torch.bool)
-        allowed &= rows["sample"][:, None] == columns["sample"][None, :]
-        extra = torch.zeros(allowed.shape)
-        given = step.arguments.get("attn_mask")
-        if given is not None:
-            value = ctx.value(given)
-            if not isinstance(value, Fixed):
-                raise NoRule("an attention mask that depends on weights")
-            m = value.value
-            m = m.expand([*m.shape[:-2], len(_sites(query)), len(_sites(keys))])
-            while m.dim() > 3:
-                if m.shape[1] > 1 and not bool((m == m[:, :1]).all()):
-                    raise NoRule("an attention mask that differs by head")
-                m = m[:, 0]
-            m = m if m.dim() == 3 else m[None]
-            m = m.expand(int(rows["sample"].max()) + 1, *m.shape[1:])
-            picked = m[rows["sample"][:, None], rows["site"][:, None], columns["site"][None, :]]
-            if picked.dtype == torch.bool:
-                allowed &= picked
-            else:
-                extra = picked.to(torch.float32)
-        if step.arguments.get("is_causal"):
-            allowed &= rows["site"][:, None] >= columns["site"][None, :]
-        mask = extra.clamp_min(_NEVER).masked_fill(~allowed, _NEVER).to(ctx.device)
-        ctx.cache[key] = mask
-        return mask
+        if key not in ctx.cache:
+            ctx.cache[key] = logit_bias(step, ctx)
+        return ctx.cache[key]
 
 
 def _over_heads(one: Tensor, two: Tensor) -> Tensor:
     """Mean over heads of one^T two, for stacks (heads, n, P), as one product."""
     return torch.einsum("hnp,hnq->pq", one, two) / one.shape[0]
-
-
-def _sites(layout) -> range:  # type: ignore[no-untyped-def]
-    return range(math.prod(a.size for a in layout[-2]))
-
-
-def _coordinates(layout) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-    """Sample number and site number of each point of a (…, sites, head size) tensor."""
-    site_axes = {a.serial for a in layout[-2]}
-    axes = [a for dim in layout for a in dim if a.kind != "channel"]
-    sizes = [a.size for a in axes]
-    grids = torch.meshgrid(*[torch.arange(s) for s in sizes], indexing="ij") if sizes else ()
-    sample = torch.zeros(math.prod(sizes), dtype=torch.long)
-    site = torch.zeros(math.prod(sizes), dtype=torch.long)
-    for axis, grid in zip(axes, grids, strict=True):
-        target = site if axis.serial in site_axes else sample
-        target.mul_(axis.size).add_(grid.reshape(-1))
-    return {"sample": sample, "site": site}
