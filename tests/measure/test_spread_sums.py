@@ -13,7 +13,7 @@ from leadline.activations import activation
 from leadline.gaussian import expectation
 from leadline.measure import measure
 from leadline.program import trace
-from leadline.rules import fluctuation, influence
+from leadline.rules import covariance, fluctuation
 from leadline.rules.state import Noise
 from leadline.theory import predict
 from measure.drawn import Drawn, Law, Pointwise, Product, Scale, Sum, convolution, draw, linear
@@ -100,6 +100,11 @@ class Images(nn.Module):
         return self.head(self.flatten(self.act(h)))
 
 
+def quick_first(cases, *quick: str):
+    """Names of all cases, of which all but a few are slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in cases]
+
+
 def image() -> torch.Tensor:
     return torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -117,29 +122,20 @@ def worst(model: nn.Module, x: torch.Tensor, law: Law, found: list[Drawn]) -> fl
         if drawn.spread.value < CERTAIN:
             assert row.get("spread") in (None, 0.0), row  # None behind a norm, whose scale is fixed and not random
             continue
-        assert drawn.spread.error < 0.025 * drawn.spread.value
+        assert drawn.spread.error < 0.03 * drawn.spread.value
         out = max(out, abs(row.values["spread"].value / drawn.spread.value - 1))
     return out
 
 
 def without_cross_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the channels of a stream to be other ones at every depth."""
-    right = influence._gram
+    right = covariance.gram
 
-    def wrong(joint):
-        G = right(joint)
+    def wrong(group):
+        G = right(group)
         return G * torch.eye(G.shape[0], dtype=G.dtype)[:, :, None]
 
-    monkeypatch.setattr(influence, "_gram", wrong)
-    monkeypatch.setattr(
-        influence,
-        "_between_points",
-        lambda one, two: _own(one) if one is two else torch.zeros(one.own.numel(), two.own.numel()).double(),
-    )
-
-
-def _own(sample):
-    return influence._pairs(sample, sample)
+    monkeypatch.setattr(covariance, "gram", wrong)
 
 
 gelu, silu = nn.functional.gelu, nn.functional.silu
@@ -161,12 +157,12 @@ SUMS = {
 }
 
 
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("name", quick_first(SUMS, "relu on the stream", "pre-LN", "post-LN"))
 def test_sums_and_norms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, law, crossed = SUMS[name]
     torch.manual_seed(0)
     model, x = build(), two_inputs()
-    found = draw(model, x, law, 10_000)
+    found = draw(model, x, law, 6000)
     assert worst(model, x, law, found) < TOLERANCE
     if crossed:
         without_cross_terms(monkeypatch)
@@ -181,12 +177,12 @@ GATES = {
 }
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", quick_first(GATES, "tanh gate"))
 def test_gates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, law = GATES[name]
     torch.manual_seed(0)
     model, x = build(), two_inputs()
-    found = draw(model, x, law, 20_000)
+    found = draw(model, x, law, 8000)
     assert worst(model, x, law, found) < TOLERANCE
     if "norm" not in name:
         # negative control: the two factors do not move with the layer before
@@ -201,7 +197,7 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", quick_first(IMAGES, "plain"))
 def test_convolutions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, law = IMAGES[name]
     torch.manual_seed(0)
@@ -363,8 +359,8 @@ def test_few_uniform_weights_of_a_first_layer(act: str, inputs: int) -> None:
     squares = fn(z).square().mean(1)
     K = squares.mean(0)
     measured = float(((squares - K).square().mean(0) / K**2).mean())
-    assert row["uniform"].get("spread") == pytest.approx(measured, rel=0.08)
-    assert row["gaussian"].get("spread") != pytest.approx(measured, rel=0.08)  # negative control
+    assert row["uniform"].get("spread") == pytest.approx(measured, rel=0.07)
+    assert row["gaussian"].get("spread") != pytest.approx(measured, rel=0.07)  # negative control
     kernel = row["uniform"].values["kernel"]
     assert abs(kernel.value - float(K.mean())) < 2 * kernel.error + 0.005 * kernel.value
     slope = activation(act).derivative(z).square().mean()

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from leadline.activations import Activation
 from leadline.rules.context import Context
+from leadline.rules.covariance import covariance
 from leadline.rules.expr import Apply, Expr, Lin, NoRule, Product, Source, gaussian
 from leadline.rules.fourth import flat, tilt
-from leadline.rules.influence import Parts, Sample, accumulate, bent, covariance, sample
+from leadline.rules.influence import Parts, Sample, accumulate, sample
 from leadline.rules.moments import Moments
 from leadline.rules.random_scale import averaged_over_scale, lognormal_pair, slope_in_mean
 from leadline.rules.state import Noise
+from leadline.rules.stream import bent
 
 __all__ = ["Normalised", "averaged", "known", "mixed", "passed_on", "sampled"]
 
@@ -207,6 +209,16 @@ def _change(x: Expr, ctx: Context) -> _Change | None:
     if sources is None:
         return None
     out = _Change(normed=bool(norms))
+    if not norms and isinstance(x, Lin) and _apart(x):
+        for c, e in x.terms:
+            inner = _law(e, ctx)
+            if inner is None:
+                return None
+            square = torch.as_tensor(c).square()
+            accumulate(out.variance, inner.variance, square if square.dim() else float(square))
+            if inner.shift is not None:
+                out.shift = square * inner.shift if out.shift is None else out.shift + square * inner.shift
+        return out
     free = _free(x)
     for key, (c, _) in sources.items():
         noise = _noise_of(key, ctx)
@@ -229,6 +241,11 @@ def _change(x: Expr, ctx: Context) -> _Change | None:
             accumulate(average, {sample(y, 1, norm.width, ctx.moments): torch.ones_like(norm.inverse)})
             accumulate(out.mean, average, -share * norm.inverse)
     return out
+
+
+def _apart(x: Lin) -> bool:
+    """Whether no two terms of a sum have a source in common."""
+    return sum(len(e.sources) for _, e in x.terms) == len(x.sources)
 
 
 def _free(x: Expr) -> set[object]:

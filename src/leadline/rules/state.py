@@ -15,8 +15,9 @@ from leadline.program.axes import Axis
 from leadline.program.laws import Law
 from leadline.rules.banded import Banded, dense
 from leadline.rules.banded_sites import spread_map, sum_by_sample
+from leadline.rules.covariance import covariance
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
-from leadline.rules.influence import Sample, covariance
+from leadline.rules.influence import Sample
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments
 from leadline.rules.sampling import take
