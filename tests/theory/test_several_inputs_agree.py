@@ -25,9 +25,9 @@ def test_vertex_and_correction_are_the_same_by_both(name: str) -> None:
     assert torch.allclose(pairs.G1, nodes.G1, atol=2e-4 * float(nodes.G1.abs().max()))
 
 
-def test_three_inputs_agree_within_the_stated_error_of_sampling() -> None:
+def test_three_inputs_agree_within_the_stated_error() -> None:
     layers = Layers.of("tanh", widths=(4, 12, 18, 12, 2), **LAWS)
     pairs, nodes = many_input_flow(layers, GRAM), tangent_tensors(layers, GRAM)
     V = pairs.vertex
     error = four_index(pairs.V_error, 3)
-    assert bool(((V - nodes.V).abs() <= 6 * error + 2e-5 * float(V.abs().max())).all())
+    assert bool(((V - nodes.V).abs() <= 2 * error + 2e-5 * float(V.abs().max())).all())

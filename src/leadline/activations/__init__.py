@@ -16,12 +16,14 @@ from leadline.activations.joint import four_point, joint_moment
 from leadline.activations.mixed import mixed_moment
 from leadline.activations.registry import REGISTRY, register
 from leadline.activations.resolve import activation
+from leadline.activations.shape import Shaped, shape, shape_relu
 from leadline.activations.universality import OriginNumbers, curvature_roots, origin_numbers
 
 __all__ = [
     "REGISTRY",
     "Activation",
     "OriginNumbers",
+    "Shaped",
     "activation",
     "curvature_roots",
     "four_point",
@@ -29,6 +31,8 @@ __all__ = [
     "mixed_moment",
     "origin_numbers",
     "register",
+    "shape",
+    "shape_relu",
 ]
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from leadline.plot.figure import Panel, layer_profile
+from leadline.plot.figure import Panel, layer_profile, matplotlib_parts
 from leadline.plot.numbers import number, with_error
 from leadline.plot.table import Column, Gap, two_sided_table
 
-__all__ = ["Column", "Gap", "Panel", "layer_profile", "number", "two_sided_table", "with_error"]
+__all__ = ["Column", "Gap", "Panel", "layer_profile", "matplotlib_parts", "number", "two_sided_table", "with_error"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "layer_profile"]
+__all__ = ["Panel", "layer_profile", "matplotlib_parts"]
 
 _PREDICTED = "#1f5fa8"
 _MEASURED = "#d1495b"
@@ -56,7 +56,7 @@ def layer_profile(
         ImportError: matplotlib is not installed; the message says how to get it.
         ValueError: nothing to draw, or a panel of another length than the names.
     """
-    figure_class, ticker = _matplotlib()
+    figure_class, ticker = matplotlib_parts()
     for panel in panels:
         if len(panel.predicted) != len(names):
             raise ValueError(
@@ -89,7 +89,15 @@ def layer_profile(
     return figure
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def matplotlib_parts() -> tuple[Any, Any]:
+    """The parts of matplotlib that figures without a window need.
+
+    Returns:
+        The class of a figure, and the module of ticks.
+
+    Raises:
+        ImportError: it is not installed; the message says how to get it.
+    """
     try:
         from matplotlib import ticker
         from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts
 from leadline.theory.aspect_ratio.information import (
     mutual_information,
     mutual_information_series,
@@ -34,7 +34,7 @@ def information_picture(nu: float, outputs: int, *, title: str = "") -> Figure:
     """
     if outputs < 2:
         raise ValueError(f"outputs must be 2 or more, got {outputs}: one neuron shares its information with none")
-    figure_class, _ = _matplotlib()
+    figure_class, _ = matplotlib_parts()
     figure = figure_class(figsize=(9.0, 4.6), dpi=130, layout="constrained")
     ax = figure.subplots()
     half, star = outputs // 2, optimal_aspect_ratio(nu, outputs)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from leadline.plot import number
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +33,7 @@ def evidence_picture(table: EvidenceTable) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure_class, ticker = _matplotlib()
+    figure_class, ticker = matplotlib_parts()
     figure = figure_class(figsize=(9.0, 5.0), dpi=130, layout="constrained")
     ax = figure.subplots()
     lines = _lines(table.rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts
 from leadline.theory.covariance_sde.sde import CovariancePaths
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def correlation_picture(
             f"networks must hold {len(paths.times)} times as the paths do, got shape {tuple(networks.shape)}; "
             "keep their correlations at the same depths"
         )
-    figure_class, _ = _matplotlib()
+    figure_class, _ = matplotlib_parts()
     figure = figure_class(figsize=(12.0, 4.4), dpi=130, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True, sharex=True) if networks is not None else [figure.subplots()]
     sides = [("SDE", _PREDICTED, paths.correlation())]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from leadline.plot import number
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +29,7 @@ def generalization_picture(profile: GeneralizationProfile) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure_class, ticker = _matplotlib()
+    figure_class, ticker = matplotlib_parts()
     figure = figure_class(figsize=(13.0, 4.6), dpi=130, layout="constrained")
     axes = figure.subplots(1, 3)
     panels = (

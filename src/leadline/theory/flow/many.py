@@ -33,7 +33,7 @@ class ManyInputFlow:
         layers: what the flow was computed for.
         K: kernels at infinite width, shape (L, m, m), units of z squared.
         V: four-point vertex, shape (L, P, P).
-        V_error: standard error of V from quasi-Monte Carlo (0 for one or two inputs), shape (L, P, P).
+        V_error: estimate of the error of V (rounding for one or two inputs), shape (L, P, P).
         G1: first correction to the kernel, shape (L, m, m).
     """
 
@@ -94,7 +94,7 @@ def four_index(V: Tensor, inputs: int) -> Tensor:
     return V[..., flat[:, None], flat[None, :]].reshape(*V.shape[:-2], *(inputs,) * 4)
 
 
-def many_input_flow(layers: Layers, gram: Tensor, *, samples: int = 2**18, seed: int = 0) -> ManyInputFlow:
+def many_input_flow(layers: Layers, gram: Tensor, *, rtol: float = 1e-4, seed: int = 0) -> ManyInputFlow:
     r"""Kernel K, four-point vertex V and kernel correction G1 of every layer, for several inputs at once.
 
     .. math::
@@ -108,8 +108,9 @@ def many_input_flow(layers: Layers, gram: Tensor, *, samples: int = 2**18, seed:
     Args:
         layers: widths, activation and variances.
         gram: x_a · x_b / n_0, shape (m, m).
-        samples: quasi-Monte Carlo points for covariances of three and four distinct inputs.
-        seed: of their scrambling.
+        rtol: wanted error of what each layer adds to V where three or four inputs differ and no closed form is
+            known, relative to the product of the <sigma^4>^{1/4}.
+        seed: of the sampling that the hardest cases need.
 
     Returns:
         The tensors of every layer, dtype and device of ``gram``.
@@ -139,7 +140,7 @@ def many_input_flow(layers: Layers, gram: Tensor, *, samples: int = 2**18, seed:
     for C_b, C_W, r in zip(layers.C_b[1:], layers.C_W[1:], layers.ratios):
         _check(K, len(out))
         products = act.gram(K)
-        covariance, error = product_covariance(act, K, products, samples=samples, seed=seed + len(out))
+        covariance, error = product_covariance(act, K, products, rtol=rtol, seed=seed + len(out))
         new_V, new_E, new_G1 = C_W**2 * covariance, C_W**2 * error, torch.zeros_like(K)
         if r:
             J, H = _derivatives(act, K, V)

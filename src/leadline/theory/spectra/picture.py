@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts
 from leadline.theory.spectra.spectrum import JacobianSpectrum
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def spectrum_picture(spectrum: JacobianSpectrum, measured: Tensor | None = None,
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure_class, _ = _matplotlib()
+    figure_class, _ = matplotlib_parts()
     figure = figure_class(figsize=(9.0, 4.6), dpi=130, layout="constrained")
     ax = figure.subplots()
     top = 0.5 * math.log10(spectrum.largest)
