@@ -17,8 +17,11 @@ import torch
 torch.set_num_threads(1)
 
 # A deadline fails on a busy machine, not on a wrong law. HYPOTHESIS_PROFILE=explore draws new cases.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
-hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+BUSY = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=50, suppress_health_check=BUSY
+)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, suppress_health_check=BUSY)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
