@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from leadline.activations import Activation, activation
 from leadline.theory.criticality import (
     Block,
+    CriticalPoint,
     Norm,
     critical_point,
     fixed_point,
@@ -25,13 +27,18 @@ CALLABLES = {
 }  # fmt: skip
 
 
+@lru_cache
+def critical(name: str, residual: float = 0.0) -> CriticalPoint:
+    return critical_point(CALLABLES.get(name, name), residual=residual)
+
+
 def act_of(name: str) -> Activation:
     return activation(CALLABLES.get(name, name))
 
 
 def kernels(name: str, depth: int, first: float) -> tuple[Activation, Tensor, float]:
     """Kernels of layers 1 … depth at the critical point, and C_W."""
-    act, p = act_of(name), critical_point(CALLABLES.get(name, name))
+    act, p = act_of(name), critical(name)
     assert p.C_W is not None
     assert p.C_b is not None
     K, _ = kernel_flow(act, [p.C_b] * (depth - 1), [p.C_W] * (depth - 1), torch.tensor([first], dtype=D))
@@ -42,10 +49,19 @@ def logs(factors: Tensor) -> Tensor:
     return factors.log().cumsum(0)
 
 
-@pytest.mark.parametrize("name", ["tanh", "sin", "erf", "arctan", "z + sin z"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tanh",
+        pytest.param("sin", marks=pytest.mark.slow),
+        pytest.param("erf", marks=pytest.mark.slow),
+        pytest.param("arctan", marks=pytest.mark.slow),
+        "z + sin z",
+    ],
+)
 def test_smooth_kernels_fall_as_one_over_depth_with_the_logarithm(name: str) -> None:
     _, K, _ = kernels(name, 1000, 0.3)
-    p = critical_point(CALLABLES.get(name, name))
+    p = critical(name)
     assert p.a1 is not None
     assert p.a2 is not None
     gained = float(1 / K[999] - 1 / K[299])
@@ -57,10 +73,22 @@ def test_smooth_kernels_fall_as_one_over_depth_with_the_logarithm(name: str) -> 
     assert gained != pytest.approx(wrong, abs=0.03)
 
 
-@pytest.mark.parametrize("name", ["tanh", "arctan", "two tanh", "elu", "selu", "softsign", "celu 2", "z - z^5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tanh",
+        pytest.param("arctan", marks=pytest.mark.slow),
+        pytest.param("two tanh", marks=pytest.mark.slow),
+        "elu",
+        pytest.param("selu", marks=pytest.mark.slow),
+        pytest.param("softsign", marks=pytest.mark.slow),
+        pytest.param("celu 2", marks=pytest.mark.slow),
+        "z - z^5",
+    ],
+)
 def test_exponents_of_kernel_and_susceptibilities(name: str) -> None:
     act, K, C_W = kernels(name, 8001, 0.05)
-    e = critical_point(CALLABLES.get(name, name)).exponents
+    e = critical(name).exponents
     assert e is not None
     low, high = 2000, 8000
     span = math.log(high / low)
@@ -77,10 +105,19 @@ def test_exponents_of_kernel_and_susceptibilities(name: str) -> None:
     assert abs(found[0] - (1.0 if e.p_0 != 1.0 else 2.0)) > 0.4  # another class is far away
 
 
-@pytest.mark.parametrize("name", ["elu", "celu 2", "selu", "softsign", "elu .5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("elu", marks=pytest.mark.slow),
+        pytest.param("celu 2", marks=pytest.mark.slow),
+        "selu",
+        pytest.param("softsign", marks=pytest.mark.slow),
+        pytest.param("elu .5", marks=pytest.mark.slow),
+    ],
+)
 def test_the_amplitude_of_the_cusp(name: str) -> None:
     _, K, _ = kernels(name, 8001, 0.05)
-    c = critical_point(CALLABLES.get(name, name)).c
+    c = critical(name).c
     assert c is not None
     gained = float(K[8000] ** -0.5 - K[4000] ** -0.5) / 4000
     assert gained == pytest.approx(c / 2, rel=2e-3)
@@ -100,7 +137,7 @@ def test_a_marginal_kernel_falls_as_the_logarithm_of_depth() -> None:
 
 
 def test_a_half_stable_kernel_comes_back_from_one_side() -> None:
-    p = critical_point("mish")
+    p = critical("mish")
     assert p.K is not None
     assert p.chi_prime is not None
     assert p.h is not None
@@ -118,7 +155,7 @@ def test_a_half_stable_kernel_comes_back_from_one_side() -> None:
 
 def growth(name: str, depth: int, first: float, residual: float = 0.0) -> float:
     """V/(K^2 l) after depth layers, from the recursions of V and of the three-point vertex at constant width."""
-    act, p = act_of(name), critical_point(CALLABLES.get(name, name), residual=residual)
+    act, p = act_of(name), critical(name, residual)
     assert p.C_W is not None
     assert p.C_b is not None
     C_W, skip = p.C_W, residual**2
@@ -150,23 +187,23 @@ def _third(act: Activation, K: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "first", "within"), [
-    ("relu", 1.0, 1e-9), ("tanh", 0.1, 0.01), ("elu", 0.1, 0.01), ("selu", 0.1, 0.01), ("two tanh", 0.1, 0.01),
-    ("gelu", 3.5615528128088303, 1e-6), ("hardtanh", 0.1, 0.3),
+    ("relu", 1.0, 1e-9), ("tanh", 0.1, 0.01), pytest.param("elu", 0.1, 0.01, marks=pytest.mark.slow), pytest.param("selu", 0.1, 0.01, marks=pytest.mark.slow), pytest.param("two tanh", 0.1, 0.01, marks=pytest.mark.slow),
+    ("gelu", 3.5615528128088303, 1e-6), pytest.param("hardtanh", 0.1, 0.3, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_fluctuations_grow_as_nu_times_depth(name: str, first: float, within: float) -> None:
-    nu = critical_point(CALLABLES.get(name, name)).nu
+    nu = critical(name).nu
     found = growth(name, 4000, first)
     assert found == pytest.approx(nu, rel=within)
     assert found != pytest.approx(1.5 * (nu or 0), rel=0.3)
 
 
 @pytest.mark.parametrize(("name", "residual", "first"), [
-    ("relu", 0.6, 1.0), ("relu", 0.9, 1.0), ("tanh", 0.7, 0.1), ("gelu", 0.7, 3.5615528128088303),
+    ("relu", 0.6, 1.0), pytest.param("relu", 0.9, 1.0, marks=pytest.mark.slow), pytest.param("tanh", 0.7, 0.1, marks=pytest.mark.slow), pytest.param("gelu", 0.7, 3.5615528128088303, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_fluctuations_with_a_skip(name: str, residual: float, first: float) -> None:
-    nu = critical_point(name, residual=residual).nu
+    nu = critical(name, residual).nu
     assert growth(name, 600, first, residual) == pytest.approx(nu, rel=0.03)
-    assert growth(name, 600, first, residual) != pytest.approx(critical_point(name).nu, rel=0.05)
+    assert growth(name, 600, first, residual) != pytest.approx(critical(name).nu, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "plus", "minus"), [("relu", 1.0, 0.0), ("leaky_relu", 1.0, 0.01), ("abs", 1.0, -1.0)])
@@ -205,7 +242,16 @@ def test_depth_scales_off_criticality(C_b: float, C_W: float) -> None:
         assert p.xi_c == pytest.approx(-1 / math.log(p.chi_perp))
 
 
-@pytest.mark.parametrize("name", ["tanh", "gelu", "sigmoid", "cos", "elu"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tanh", marks=pytest.mark.slow),
+        "gelu",
+        pytest.param("sigmoid", marks=pytest.mark.slow),
+        "cos",
+        pytest.param("elu", marks=pytest.mark.slow),
+    ],
+)
 def test_fixed_points_are_where_the_flow_ends(name: str) -> None:
     act = activation(name)
     C_W, C_b = torch.tensor([0.4, 0.9, 1.4], dtype=D), torch.tensor([0.02, 0.3], dtype=D)

@@ -58,9 +58,9 @@ def test_a_skip_around_relu_adds_the_three_point_vertex() -> None:
 
 
 def test_published_points_agree_and_wrong_ones_do_not() -> None:
-    for name, sources in PUBLISHED.items():
+    for name in ("gelu", "silu", "erf", "leaky_relu(0.25)"):
         obj = torch.nn.LeakyReLU(float(name[11:-1])) if name.startswith("leaky") else name
-        for known in sources:
+        for known in PUBLISHED[name]:
             assert agrees(critical_point(obj), known), known
     silu, gelu = critical_point("silu"), critical_point("gelu")
     assert not agrees(silu, Published(1.98800468, 0.055514317, "a tenth of C_b"))
