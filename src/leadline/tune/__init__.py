@@ -13,7 +13,7 @@ from leadline.tune.rate_edge import Edge, Run, measure_edge
 from leadline.tune.rate_layers import LayerRate, layer_rates
 from leadline.tune.rate_predict import Stability, predict_edge, stability
 from leadline.tune.rate_result import LearningRate
-from leadline.tune.rate_rules import UpdateRule, catapult_edge, stable_rate
+from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_rate
 
 __all__ = [
     "Edge",
@@ -23,7 +23,7 @@ __all__ = [
     "Run",
     "Stability",
     "UpdateRule",
-    "catapult_edge",
+    "catapult_window",
     "gradient_noise",
     "layer_rates",
     "learning_rate",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from leadline.plot import number
-from leadline.plot.figure import _matplotlib
+from leadline.plot import matplotlib_parts, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ def rate_picture(found: LearningRate) -> Figure:
     """
     if not found.curve or found.edge is None:
         raise ValueError("there is no curve to draw: ask for it with curve=True.")
-    figure_class, ticker = _matplotlib()
+    figure_class, ticker = matplotlib_parts()
     figure = figure_class(figsize=(12.0, 6.0), dpi=130, layout="constrained")
     ax = figure.subplots()
     runs = sorted([*found.curve, *found.edge.runs], key=lambda r: r.rate)

@@ -106,15 +106,15 @@ def preconditioner(
             pieces.append(torch.full_like(leaf, math.inf))
             continue
         root = (state["exp_avg_sq"] / (1 - rule.beta2 ** float(state["step"]))).sqrt()
-        smallest = floor * root.square().mean().sqrt()
-        pieces.append(torch.where(smallest > 0, root.clamp(min=smallest) + rule.eps, math.inf))
+        rms = root.square().mean().sqrt()
+        pieces.append(torch.where(rms > 0, root.clamp(min=floor * rms) + rule.eps, math.inf))
     return objective.at(weights), objective.flatten(pieces).detach()
 
 
 def trial_steps(optimizer: Optimizer) -> int:
     """Steps of a trial run: twenty, or four times the memory of a heavy ball where that is longer."""
     if isinstance(optimizer, UpdateRule) and optimizer.name.lower() in ("momentum", "nesterov"):
-        return max(20, math.ceil(4 / (1 - optimizer.beta)))
+        return max(20, round(4 / (1 - optimizer.beta)))
     return 20
 
 

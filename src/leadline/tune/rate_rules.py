@@ -8,7 +8,7 @@ from typing import Literal
 
 from leadline.program.errors import UserError, near, plain
 
-__all__ = ["UPDATE_RULES", "UpdateRule", "catapult_edge", "stable_rate"]
+__all__ = ["UPDATE_RULES", "UpdateRule", "catapult_window", "stable_rate"]
 
 Name = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 UPDATE_RULES = ("sgd", "momentum", "nesterov", "adam", "adamw")
@@ -92,25 +92,31 @@ def stable_rate(rule: UpdateRule, curvature: float) -> float:
     return factors[name] / bent if bent > 0 else math.inf
 
 
-def catapult_edge(curvature: float, layers: int) -> float:
-    r"""Largest rate of gradient descent that the squared error of a homogeneous network survives.
+def catapult_window(curvature: float, layers: int) -> tuple[float, float]:
+    r"""Between which rates the squared error of a homogeneous network stops surviving gradient descent.
 
-    .. math:: |\theta'|^2 - |\theta|^2 = -2\eta\,\theta\cdot g + \eta^2 |g|^2
-              = \frac{\eta |f|^2}{M}(\eta\lambda - 2L)
+    .. math:: \frac{4}{\lambda} \le \eta_{\text{edge}} \le \frac{2L}{\lambda}
 
-    once the outputs f have left the targets behind along the top mode: for a network of degree L,
-    :math:`\theta\cdot g = L\, f\cdot\ell'(f)`, so the weights shrink (and the curvature with them) below 2L/lambda
-    and grow without bound above. Two linear layers give 4/lambda.
+    Beyond 2/lambda the outputs f grow along the top mode until they have left the targets behind. Then, for a network of
+    degree L, :math:`\theta\cdot g = L\, f\cdot\ell'(f)` and
 
-    For the cross entropy the same balance has no such edge: far from the targets its gradient is bounded, both terms
-    grow alike with the rate, and what decides is how far one step carries the weights against their own size.
+    .. math:: |\theta'|^2 - |\theta|^2 = -2\eta\,\theta\cdot g + \eta^2 |g|^2 = \frac{2\eta |f|^2}{M}(\eta\lambda - 2L)
+
+    (loss |f|^2/M): below 2L/lambda the weights shrink, and the curvature with them. This is the edge where all weights
+    move together (one weight a layer). In wide random layers only a direction of each moves, the curvature falls below
+    4/lambda alone, whatever the depth: measured 4.0 for two and three linear layers of width 50 to 1000, 4.3 to 4.8 for
+    four of width 200, 4.5 to 5.6 for six of width 100. ReLU networks survive more, since units that are carried too
+    far fall silent.
+
+    For the cross entropy the balance has no edge: far from the targets its gradient is bounded, both terms grow alike
+    with the rate, and what decides is how far a step carries the weights against their own size.
 
     Args:
         curvature: largest eigenvalue of the Gauss-Newton matrix of the loss.
         layers: degree L: weight layers in a row, without biases, norms or skips.
 
     Returns:
-        The rate.
+        The lower and the upper rate, equal for two layers.
 
     Raises:
         ValueError: fewer than two layers, for which the edge is 2/lambda, or no curvature.
@@ -119,4 +125,4 @@ def catapult_edge(curvature: float, layers: int) -> float:
     """
     if layers < 2 or not curvature > 0:
         raise ValueError(f"got {layers} layers and curvature {curvature}: give at least two layers and a positive one.")
-    return 2 * layers / curvature
+    return 4 / curvature, 2 * layers / curvature
