@@ -1,4 +1,6 @@
-"""Decisions about training: the learning rate.
+"""Decisions about training: the initialization and the learning rate.
+
+:func:`tune` makes a :class:`Recipe` of a network and a batch: what to draw anew, and why.
 
 :func:`learning_rate` recommends one and says what it rests on; :func:`measure_edge` finds the largest that works by
 training, :func:`predict_edge` from short runs, :func:`stability` from curvature, :func:`gradient_noise` says how it
@@ -10,23 +12,35 @@ from __future__ import annotations
 from leadline.tune.rate import learning_rate
 from leadline.tune.rate_batch import GradientNoise, gradient_noise, rate_at_batch
 from leadline.tune.rate_edge import Edge, Run, measure_edge
+from leadline.tune.rate_initial import PowerLaw, fit_power_law, maximal_initial_rate
 from leadline.tune.rate_layers import LayerRate, layer_rates
 from leadline.tune.rate_predict import Stability, predict_edge, stability
 from leadline.tune.rate_result import LearningRate
 from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_rate
+from leadline.tune.recipe import Decision, Group, ParameterLaw, Recipe
+from leadline.tune.tune import OPTIMIZERS, tune
 
 __all__ = [
+    "OPTIMIZERS",
+    "Decision",
+    "Group",
+    "ParameterLaw",
+    "Recipe",
+    "tune",
     "Edge",
     "GradientNoise",
     "LayerRate",
     "LearningRate",
+    "PowerLaw",
     "Run",
     "Stability",
     "UpdateRule",
     "catapult_window",
+    "fit_power_law",
     "gradient_noise",
     "layer_rates",
     "learning_rate",
+    "maximal_initial_rate",
     "measure_edge",
     "predict_edge",
     "rate_at_batch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -198,10 +199,10 @@ def _allowed(model: nn.Module, redraw: Iterable[str]) -> set[str]:
 
 def _refused(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
     """Why each of these parameters is not to be drawn anew, for those that are not."""
-    names = list(tied_parameters(model).values())
+    names = Counter(tied_parameters(model).values())
     found: dict[str, str] = {}
     for name, parameter in parameters.items():
-        if names.count(name) > 1:
+        if names[name] > 1:
             found[name] = "tied"
         elif not parameter.requires_grad:
             found[name] = "frozen"

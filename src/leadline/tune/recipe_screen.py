@@ -1,0 +1,104 @@
+"""A recipe as it is printed: what changes and why, what was measured, what the check says afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from leadline.program.errors import plain
+
+if TYPE_CHECKING:
+    from leadline.tune.recipe import Decision, Recipe
+
+__all__ = ["screen"]
+
+_MOST_ROWS = 9
+
+
+def screen(recipe: Recipe) -> Iterator[RenderableType]:
+    """The parts of a printed recipe.
+
+    Args:
+        recipe: any recipe.
+
+    Yields:
+        Things that a rich console prints.
+    """
+    before, after = recipe.summary.get("before", {}), recipe.summary.get("after")
+    head = Text.assemble((f"Recipe for {plain(recipe.target)}", "bold"))
+    if recipe.optimizer:
+        head.append(f", {recipe.optimizer}")
+    head.append(f": {_count(len(recipe.laws))} drawn anew (seed {recipe.seed})." if recipe.laws else ": left alone.")
+    yield head
+    for part, said in (("before", before), ("after", after)):
+        if said:
+            yield _verdict(part, said)
+    changes = [d for d in recipe.decisions if d.after]
+    if changes:
+        yield _decisions(changes)
+    for advice in (d for d in recipe.decisions if not d.after):
+        place = f" '{plain(advice.layer)}'" if advice.layer else ""
+        yield Text(f"{advice.what}{place}: {advice.why}", "yellow")
+    rows = recipe.summary.get("layers")
+    if rows:
+        yield _layers(rows)
+    rates = [g for g in recipe.groups if g.lr is not None]
+    for group in rates:
+        decay = "" if group.weight_decay is None else f", weight decay {group.weight_decay:g}"
+        yield Text(f"{group.name}: learning rate {group.lr:.3g}{decay} ({_count(len(group.parameters))})")
+
+
+def _count(number: int) -> str:
+    return "1 parameter" if number == 1 else f"{number} parameters"
+
+
+def _verdict(part: str, said: Mapping[str, Any]) -> Text:
+    errors = said.get("errors", [])
+    if said.get("ok"):
+        return Text.assemble(f"{part}: ", ("healthy", "green"))
+    listed = ", ".join(plain(f"{e.get('rule')} at '{e.get('layer')}'") for e in errors)
+    return Text.assemble(f"{part}: ", ("unhealthy", "red"), f" ({listed})")
+
+
+def _decisions(decisions: list[Decision]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name, width in (("what", 10), ("where", 20), ("from", 19), ("to", 20), ("why", None)):
+        table.add_column(name, overflow="fold", max_width=width)
+    for run in _runs(decisions):
+        first, last = run[0], run[-1]
+        where = plain(first.layer) if len(run) == 1 else f"{plain(first.layer)} … {plain(last.layer)} ({len(run)})"
+        table.add_row(first.what, Text(where), Text(first.before), Text(first.after), Text(first.why))
+    return table
+
+
+def _runs(decisions: list[Decision]) -> list[list[Decision]]:
+    """Decisions that do the same for the same reason, together, in order of the first of each."""
+    found: dict[tuple[str, str, str], list[Decision]] = {}
+    for decision in decisions:
+        found.setdefault((decision.what, decision.after, decision.why), []).append(decision)
+    return list(found.values())
+
+
+def _layers(rows: list[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, title="predicted | measured on drawn networks", title_justify="left")
+    table.add_column("layer")
+    names = [n for n in rows[0] if n != "layer"]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    step = max(1, -(-len(rows) // _MOST_ROWS))
+    shown = sorted({*range(0, len(rows), step), len(rows) - 1})
+    for i in shown:
+        table.add_row(Text(plain(rows[i]["layer"])), *(_both(rows[i].get(n)) for n in names))
+    return table
+
+
+def _both(values: Any) -> str:
+    predicted, measured, error = (list(values or []) + [None] * 3)[:3]
+    left = "—" if predicted is None else f"{predicted:.3g}"
+    right = "—" if measured is None else f"{measured:.3g}" + ("" if error is None else f" ± {error:.1g}")
+    return f"{left} | {right}"

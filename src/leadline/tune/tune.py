@@ -1,0 +1,174 @@
+"""From a network to a recipe: check it, plan by theory, correct once by measurement, check again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+import leadline
+from leadline.check import Report, check
+from leadline.check.loss import Loss
+from leadline.measure import measure
+from leadline.program import Program
+from leadline.program.errors import UserError, plain
+from leadline.theory import predict
+from leadline.tune.groups import parameter_groups
+from leadline.tune.init_choose import choose, verdict_counts
+from leadline.tune.init_correct import correct, layer_rows
+from leadline.tune.init_places import Places, find_places
+from leadline.tune.recipe import Decision, Group, Recipe
+from leadline.tune.recipe_apply import fingerprint, unwrap
+
+__all__ = ["OPTIMIZERS", "tune"]
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lion", "lamb", "muon")
+
+Progress = Callable[[str, int, int], None]
+
+
+def tune(
+    model: nn.Module,
+    x: Any = None,
+    *,
+    optimizer: str | None = None,
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    target: str = "",
+) -> Recipe:
+    """Say what to change in a network so that it can train; the network itself is only read.
+
+    A network without an error in its check is left alone. Else theory plans laws for its weights from their places, the
+    smallest plan that helps is measured on drawn networks and corrected once, and the result is checked again.
+
+    Args:
+        model: any module that can be written as a graph; compiled and data-parallel ones are unwrapped.
+        x: a batch, as for :func:`leadline.check`.
+        optimizer: one of :data:`OPTIMIZERS`, for the groups of the recipe; None: any.
+        loss: "cross_entropy", "mse" or a function, as for :func:`leadline.check`.
+        targets: of the batch, for the loss.
+        args: positional call arguments, instead of `x`.
+        kwargs: keyword call arguments, instead of or beside `x`.
+        draws: networks behind each measurement, at least 2; by default 8, and fewer for large networks.
+        seed: of every draw, and of the weights that the recipe draws.
+        progress: called with (what is done, steps done, steps in all).
+        target: what the recipe calls the network.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UserError: something that cannot be used; or the network is unhealthy and cannot be written as a graph.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
+        >>> print(tune(net, torch.randn(8, 16), optimizer="adamw"))
+        Recipe for Sequential, adamw: left alone.
+        before: healthy
+    """
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"there is no optimizer '{plain(optimizer)}', expected one of {', '.join(OPTIMIZERS)}: name one."
+        )
+    if draws is not None and draws < 2:
+        raise UserError(f"draws is {draws}, expected 2 or more: a law is judged on networks that are drawn from it.")
+    inner = unwrap(model)
+
+    def checked(network: nn.Module) -> Report:
+        return check(
+            network, x, args=args, kwargs=kwargs, draws=draws, seed=seed, loss=loss, targets=targets, progress=progress
+        )
+
+    first = checked(inner)
+    program = first.program
+    places = find_places(program) if program is not None else None
+    recipe = Recipe(
+        target=target or type(inner).__name__,
+        fingerprint=fingerprint(inner),
+        seed=seed,
+        groups=_groups(inner, program, places, optimizer),
+        optimizer=optimizer,
+        summary={"before": _facts(first)},
+        leadline=leadline.__version__,
+    )
+    if first.ok:
+        return recipe.replace(decisions=_advice(first, "warning"))
+    if program is None or places is None or first.prediction is None:
+        raise UserError(
+            f"{plain(type(inner).__name__)} is unhealthy and could not be predicted ({plain(first.reason, 200)}), which "
+            "planning its weights needs: make its forward pass a plain graph."
+        )
+    plan = choose(first, program, places)
+    if plan is None:
+        return recipe.replace(decisions=_advice(first, "error"))
+    candidate = plan.stated(program)
+    if progress is not None:
+        progress("measuring the plan", 0, 1)
+    prediction = predict(candidate, seed=seed)
+    measurement = measure(inner, program=candidate, draws=max(first.draws, draws or 2, 2), seed=seed)
+    corrected = correct(plan, candidate, places, prediction, measurement)
+    summary = {
+        "before": _facts(first),
+        "plan": plan.name,
+        "layers": layer_rows(places, prediction.rows, measurement.rows),
+    }
+    names = _first_names(inner)
+    made = recipe.replace(
+        laws={names[n]: law for n, law in corrected.laws.items()},
+        decisions=tuple(
+            Decision(d.what, names[d.layer], d.before, d.after, d.why, d.source) for d in corrected.decisions
+        ),
+    )
+    twin = copy.deepcopy(inner)
+    made.apply(twin, redraw=list(made.laws))
+    second = checked(twin)
+    if verdict_counts(second.verdicts)[0] > verdict_counts(first.verdicts)[0]:
+        tried = f"the plan '{plan.name}' was tried and left {verdict_counts(second.verdicts)[0]} errors, so nothing is changed"
+        return recipe.replace(decisions=(*_advice(first, "error"), Decision("advice", "", "", "", tried)))
+    return made.replace(
+        decisions=(*made.decisions, *_advice(second, "error")), summary={**summary, "after": _facts(second)}
+    )
+
+
+def _groups(
+    model: nn.Module, program: Program | None, places: Places | None, optimizer: str | None
+) -> tuple[Group, ...]:
+    if program is None or places is None:
+        return (Group("hidden", tuple(n for n, _ in model.named_parameters())),)
+    return parameter_groups(program, places, optimizer)
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """First name of every parameter, by each of its names."""
+    from leadline.program import tied_parameters
+
+    return tied_parameters(model)
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    """A report in a few plain numbers."""
+    errors = [v for v in report.verdicts if v.severity == "error"]
+    warnings = [v for v in report.verdicts if v.severity == "warning"]
+    return {
+        "ok": report.ok,
+        "draws": report.draws,
+        "errors": [{"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in errors],
+        "warnings": [{"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in warnings],
+    }
+
+
+def _advice(report: Report, severity: str) -> tuple[Decision, ...]:
+    """What is still wrong, and what its verdict says to do about it."""
+    return tuple(
+        Decision("advice", v.layer or "", "", "", f"{v.message} {v.remedy}", v.source)
+        for v in report.verdicts
+        if v.severity == severity
+    )
