@@ -48,7 +48,7 @@ def _through(node: Any, members: list[fx.Node]) -> Any:
 
 def _logits(view: GraphView, logits: Any, members: list[fx.Node]) -> tuple[Any, ...] | None:
     """Query, key, scale, masks and their shapes of what a softmax is taken of; None where it is something else."""
-    scale, masks, dropped = 1.0, [], []  # type: ignore[var-annotated]
+    scale, masks, dropped = 1.0, [], []
     shapes: dict[str, list[tuple[int, ...]]] = {"masks": [], "dropped": []}  # of the logits where each comes in
     known = view.fixed | view.weights
     while True:
