@@ -157,3 +157,17 @@ def test_all_patterns_of_equality() -> None:
         f, g = (lambda z, n=n: torch.tanh(z) ** n for n in (zeros, 3 - zeros))
         want = mean_cross_product(f, g, base[0, 0], base[0, 1], base[1, 1]).value
         assert abs(float(out.value[i] - want)) <= 1e-9
+
+
+def test_what_few_points_carry_is_not_called_exact() -> None:
+    # Three of four jumps nearly exclude each other: the probability, .0067, fits between the points of a lattice.
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(200, 4, 2, generator=g, dtype=torch.float64)
+    angle = (torch.arange(100_000, dtype=torch.float64) + 0.5) * (2 * math.pi / 100_000)
+    want = ((A @ torch.stack([angle.cos(), angle.sin()])) > 0).all(dim=1).double().mean(dim=1)
+    rare = ((want > 0) & (want < 0.02)).nonzero().reshape(-1)[:2]
+    assert rare.numel() == 2
+    step = lambda z: (z > 0).to(z.dtype)  # noqa: E731
+    out = joint_expectation([step] * 4, (A @ A.mT)[rare], kinks=[(0.0,)] * 4, rtol=1e-3)
+    assert torch.all((out.value - want[rare]).abs() <= out.error + 2e-5)
+    assert torch.all(out.error > 0)

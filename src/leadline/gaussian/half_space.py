@@ -47,7 +47,8 @@ def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covaria
         functions: one sequence of terms for each variable.
         covariance: shape (..., m, m), units of z squared; equal variables must have exactly equal entries.
     Returns:
-        Expectation of shape (...), float64.
+        Expectation of shape (...), float64; its error grows without bound towards singular covariances, where
+        only variables merged beforehand keep their digits.
     Raises:
         ValueError: more than four variables of one term have steps.
     Source: Isserlis (1918); Price (1958); Plackett (1954).
@@ -96,8 +97,8 @@ class _Stein:
 
     @property
     def amplification(self) -> Tensor:
-        """How conditioning on nearly parallel variables magnifies rounding: 1/sqrt of what is left of them."""
-        return 1 + self.thinnest.clamp_min(1e-16).rsqrt()
+        """How conditioning on nearly dependent variables magnifies rounding: 1 over the variance left of them."""
+        return 1 + 1 / self.thinnest.clamp_min(1e-18)
 
     def moment(self, powers: tuple[int, ...], steps: tuple[int, ...]) -> Expectation:
         """Expectation of the product of z over ``powers`` and of steps over ``steps``."""
