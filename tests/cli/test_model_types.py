@@ -8,6 +8,7 @@ import transformers
 
 from leadline.cli.config import parse_config
 from leadline.cli.load import Loaded, load_target
+from leadline.program import Program, trace
 from leadline.program.inputs import validate
 from refusals import refused
 
@@ -144,6 +145,16 @@ def test_defaults_seed_and_attention() -> None:
     assert short.kwargs["input_ids"].shape == (2, 8)
     half = load_target("transformers:vit", config=parse_config(f"{TEXT},image_size=16,patch_size=8,dtype=bfloat16"))
     assert half.model.vit.layernorm.weight.dtype == half.kwargs["pixel_values"].dtype == torch.bfloat16
+
+
+def test_caches_are_off_in_the_parts_of_a_model_too() -> None:
+    text = "{'hidden_size':32,'intermediate_size':64,'num_hidden_layers':1,'num_attention_heads':2,'vocab_size':100%s}"
+    vision = TOWER + ",'image_size':16,'patch_size':8}"
+    for more, cached in ((",'use_cache':True", True), ("", False)):
+        config = parse_config(f"text_config={text % more},vision_config={vision},image_token_index=99")
+        loaded = load_target("transformers:llava", config=config, seq=8)
+        assert loaded.model.config.text_config.use_cache is cached
+    assert isinstance(trace(loaded.model, kwargs=loaded.kwargs), Program)
 
 
 def test_the_hub_is_out_of_reach_while_building(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,21 @@ def configuration(kind: Any, model_type: str, config: Mapping[str, Any]) -> tupl
             f"the configuration of '{model_type}' refuses {plain(_shown(config), 120)} ({reason(error)}): "
             "change these values."
         ) from error
+    _uncached(settings, config)
     if settings.architectures is None:
         settings.architectures = []  # a type with more than one class for a task looks for its name here
     return settings, attention
+
+
+def _uncached(settings: Any, given: Mapping[str, Any]) -> None:
+    """Turn caches off in the parts of a model too: what they return is no tensor."""
+    for name in getattr(settings, "sub_configs", {}):
+        part, said = getattr(settings, name, None), given.get(name)
+        said = said if isinstance(said, Mapping) else {}
+        if hasattr(part, "use_cache") and "use_cache" not in said:
+            part.use_cache = False
+        if part is not None:
+            _uncached(part, said)
 
 
 def _check_settings(kind: Any, model_type: str, config: Mapping[str, Any]) -> None:
