@@ -171,3 +171,11 @@ def test_what_few_points_carry_is_not_called_exact() -> None:
     out = joint_expectation([step] * 4, (A @ A.mT)[rare], kinks=[(0.0,)] * 4, rtol=1e-3)
     assert torch.all((out.value - want[rare]).abs() <= out.error + 2e-5)
     assert torch.all(out.error > 0)
+
+
+def test_vanishing_variances_take_the_mean_of_the_one_sided_limits() -> None:
+    K = torch.diag(torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64))
+    step = lambda z: (z > 0).to(z.dtype)  # noqa: E731
+    out = joint_expectation([torch.sigmoid, step, torch.sigmoid], K, kinks=[(), (0.0,), ()])
+    assert abs(float(out.value) - 0.125) <= float(out.error) + 1e-12
+    assert float(out.error) <= 1e-4

@@ -90,6 +90,7 @@ def _split(K: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the lower factor of the outer variables and their loadings, inner deviations, correlation."""
     sd = K.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt().clamp_min(1e-30)
     left = K / (sd[:, :, None] * sd[:, None, :])
+    left = torch.where(torch.eye(K.shape[-1], dtype=torch.bool, device=K.device), 1.0, left)
     columns = []
     for j in range(count):
         top = left[:, j, j]
@@ -130,7 +131,7 @@ def _lattice(functions: Sequence[Pointwise], K: Tensor, step: float, degree: int
     miss = (torch.stack(parts) - value).abs().amax(dim=0) + (rough - value).abs()
     tail = (outer.abs() * (tail3 * tail4).sqrt()).sum(dim=1) * r.abs() ** (degree + 1)
     # What lies beyond the reach, from the lattice's faces.
-    faces = (grid.abs() > _REACH - step / 4).any(dim=-1)
+    faces = (grid.abs() > x.max() - step / 4).any(dim=-1)
     edge = 2 * product[:, faces].abs().sum(dim=1) / step
     size, largest = product.abs().sum(dim=1), product.abs().amax(dim=1)
     error = 2 * miss + tail + edge + 64 * _EPS * size

@@ -49,7 +49,7 @@ def joint_expectation(
     Equal variables (equal entries of K) are merged first; what then has one or two variables is integrated to
     1e-10. Three or four take a lattice in one or two of them and Mehler's series in the rest, the lattice
     refined twice where its own error estimate asks for it. What is still not good enough, and more variables,
-    is sampled at scrambled Sobol points, twice as many until three standard errors over 16 independent
+    is sampled at scrambled Sobol points, doubled in number until three standard errors over 16 independent
     scrambles meet the tolerance, or until ``most`` points a scramble.
 
     Args:
@@ -240,5 +240,5 @@ def _values(functions: Sequence[Pointwise], points: Tensor, root: Tensor) -> Ten
     for i, f in enumerate(functions):
         z = torch.einsum("rj,snj->rsn", root[:, i], points)
         factor = f(z).to(torch.float64)
-        product = factor if product is None else product.mul_(factor)
+        product = factor if product is None else product * factor
     return product if product is not None else points.new_zeros(0)

@@ -269,9 +269,9 @@ def main() -> None:
             ],
         }
         out[name] = rows
+        lines = ",\n".join(f"{json.dumps(n)}: {json.dumps(r)}" for n, r in out.items())
+        target.write_text("{\n" + lines + "\n}\n")
         print(name, round(time.time() - start, 1), flush=True)
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in out.items())
-    target.write_text("{\n" + lines + "\n}\n")
 
 
 if __name__ == "__main__":
