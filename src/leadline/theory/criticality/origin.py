@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -63,29 +65,29 @@ def origin(act: Activation) -> Origin | None:
     small = max(_SMALL, 100 * act.precision)
     if numbers.cusp is None or not small**2 < numbers.A2:
         return None
-    plus, minus = numbers.slope
-    base = {"A2": numbers.A2, "A4": numbers.A4, "plus": plus, "minus": minus}
+    at = partial(Origin, A2=numbers.A2, A4=numbers.A4, plus=numbers.slope[0], minus=numbers.slope[1])
     if act.slopes is not None:
-        return Origin(UniversalityClass.scale_invariant, None, Exponents(0.0, 0.0, 0.0), **base)
+        return at(UniversalityClass.scale_invariant, None, Exponents(0.0, 0.0, 0.0))
     if abs(numbers.cusp) > small:
-        attracts = numbers.cusp > 0
-        return Origin(
-            UniversalityClass.cusp, attracts, Exponents(2.0, 2.0, 3.0) if attracts else None, c=numbers.cusp, **base
-        )
-    if numbers.a1 is not None and numbers.b1 is not None and abs(numbers.a1) > small:
-        a1, b1, a2, b2 = numbers.a1, numbers.b1, numbers.a2, 0.0
-    else:
-        a1, b1, a2, b2 = _kinked_terms(act, numbers.A2)
-    coefficients = {"a1": a1, "b1": b1, "a2": a2}
+        falls = numbers.cusp > 0
+        return at(UniversalityClass.cusp, falls, Exponents(2.0, 2.0, 3.0) if falls else None, c=numbers.cusp)
+    a1, b1, a2, b2 = _terms(act, numbers, small)
+    at_smooth = partial(at, UniversalityClass.smooth, a1=a1, b1=b1, a2=a2)
     if abs(a1) > small:
-        powers = Exponents(1.0, b1 / a1, 2.0) if a1 < 0 else None
-        return Origin(UniversalityClass.smooth, a1 < 0, powers, **base, **coefficients)
+        return at_smooth(a1 < 0, Exponents(1.0, b1 / a1, 2.0) if a1 < 0 else None)
     if abs(b1) > small:  # then b1 > 0: differences grow faster than any power of depth
-        return Origin(UniversalityClass.smooth, False, None, **base, **coefficients)
+        return at_smooth(False, None)
     if abs(a2) > small:
-        powers = Exponents(0.5, b2 / (2 * a2), 1.5) if a2 < 0 else None
-        return Origin(UniversalityClass.smooth, a2 < 0, powers, **base, **coefficients)
-    return _marginal(act, base)
+        return at_smooth(a2 < 0, Exponents(0.5, b2 / (2 * a2), 1.5) if a2 < 0 else None)
+    return _marginal(act, numbers.A2, at)
+
+
+def _terms(act: Activation, numbers: OriginNumbers, small: float) -> tuple[float, float, float, float]:
+    """a1, b1, a2 and b2, of which the last (chi_perp = 1 + b1 K + b2 K^2) only counts where a1 and b1 vanish."""
+    a1, b1, a2 = numbers.a1, numbers.b1, numbers.a2
+    if a1 is None or b1 is None or a2 is None or abs(a1) <= small:
+        return _kinked_terms(act, numbers.A2)
+    return a1, b1, a2, 0.0
 
 
 def _kinked_terms(act: Activation, A2: float) -> tuple[float, float, float, float]:
@@ -100,15 +102,13 @@ def _kinked_terms(act: Activation, A2: float) -> tuple[float, float, float, floa
     return a1 / A2, b1 / A2, a2 / A2, b2 / A2
 
 
-def _marginal(act: Activation, base: dict[str, float]) -> Origin:
+def _marginal(act: Activation, A2: float, at: Callable[..., Origin]) -> Origin:
     """An activation that no derivative at 0 tells from a linear one: ask its kernels which way they drift."""
-    drift = act.second_moment(_KERNELS) / (base["A2"] * _KERNELS) - 1
+    drift = act.second_moment(_KERNELS) / (A2 * _KERNELS) - 1
     felt = (drift.abs() > max(_FELT, 100 * act.precision)).nonzero().reshape(-1)
     if not len(felt):
-        return Origin(UniversalityClass.scale_invariant, None, Exponents(0.0, 0.0, 0.0), **base)
-    attracts = float(drift[felt[0]]) < 0
+        return at(UniversalityClass.scale_invariant, None, Exponents(0.0, 0.0, 0.0))
+    falls = float(drift[felt[0]]) < 0
     away = [k * k for k in act.kinks if k != 0]
-    return Origin(
-        UniversalityClass.marginal, attracts, Exponents(0.0, 0.0, 1.0) if attracts else None,
-        scale=min(away) if away else None, **base,
-    )  # fmt: skip
+    powers = Exponents(0.0, 0.0, 1.0) if falls else None
+    return at(UniversalityClass.marginal, falls, powers, scale=min(away) if away else None)

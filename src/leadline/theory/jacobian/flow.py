@@ -89,7 +89,7 @@ def partial_jacobian(
 
     Source: Doshi, He and Gromov (2023), sections 2-4.
 
-    >>> partial_jacobian("relu", 3, C_W=1.0).J.tolist()
+    >>> [round(J, 12) for J in partial_jacobian("relu", 3, C_W=1.0).J.tolist()]
     [1.0, 0.5, 0.25, 0.125]
     """
     block = Block.of(obj, norm, residual)
