@@ -32,6 +32,7 @@ def main() -> None:
     report.plot().savefig(IMAGES / "profile.png", dpi=110)
     found = ll.flow("tanh", depth=20, width=64, C_W=1.0, C_b=0.0, networks=4000)
     found.plot().savefig(IMAGES / "flow.png", dpi=90)
+    ll.phase_diagram("tanh").plot().savefig(IMAGES / "phase_diagram.png", dpi=90)
 
 
 if __name__ == "__main__":

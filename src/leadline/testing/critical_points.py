@@ -109,7 +109,7 @@ $C_W$ is fan-in times the weight variance, $C_b$ the bias variance, $K^*$ the fi
 preactivations. At depth $l$ and width $n$, $K - K^* \\sim l^{-p_0}$, gradients and differences between inputs go as
 $l^{-p_\\perp}$, and one network's scale spreads as $V/(nK^2) = \\nu\\, l/n$. *Error* is the estimate of the largest relative
 error of $C_W$, $C_b$ and $K^*$. *Published*: $C_W$, $C_b$ and $K^*$ where the source gives them; those of Roberts, Yaida and
-Hanin as public code quotes them. What the classes mean is in [Criticality](criticality.md).
+Hanin from secondary sources, not checked against the book itself. What the classes mean is in [Criticality](criticality.md).
 
 """
 
