@@ -67,7 +67,7 @@ def relu_dispersion(layers: Layers, norm: float = 1.0) -> Dispersion:
     Source: own derivation; compare Hanin and Nica (2019), Seleznova and Kutyniok (2022).
 
     >>> round(relu_dispersion(Layers.of("relu", depth=8, width=64, C_W=2.0, lambda_b=0.0)).ratio, 4)
-    1.4656
+    1.4663
     """
     if layers.activation.slopes != (1.0, 0.0):
         raise ValueError(
