@@ -40,7 +40,8 @@ def test_json_holds_the_rate_and_what_it_rests_on(given: list[str], optimizer: s
     ended = RUN.invoke(app, [*given, "--optimizer", optimizer, "--json"])
     assert ended.exit_code == 0, ended.stderr
     found = json.loads(ended.stdout)
-    assert found["rate"] == pytest.approx(0.5 * found["smooth_edge"]["value"])
+    assert found["rate"] <= 0.5 * found["smooth_edge"]["value"]
+    assert found["loss_after"]["loss"] < 0.5 * found["loss_after"]["start"]
     assert found["stability"]["converged"]
     assert found["gradient_noise"]["critical_batch"] > 0
     assert found["batch"] == 32

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from leadline.measure.curvature import Objective, TrainingLoss
 from leadline.program.errors import UserError
 from leadline.tune.rate_batch import gradient_noise
+from leadline.tune.rate_choose import SHARE, Choice, choose_rate
 from leadline.tune.rate_edge import Edge, Run, measure_edge, rate_curve
 from leadline.tune.rate_layers import grouped, layer_rates
 from leadline.tune.rate_predict import predict_edge, stability, trial_steps
@@ -18,9 +19,8 @@ from leadline.tune.rate_result import LearningRate
 from leadline.tune.rate_rules import UpdateRule
 from leadline.tune.rate_run import Factory, Optimizer
 
-__all__ = ["SHARE", "learning_rate"]
+__all__ = ["learning_rate"]
 
-SHARE = 0.5  # of the smooth edge: the loss after a hundred steps is lowest between a third of it and all of it
 _BLIND_GUESS = 0.1
 _GAIN = 1.5  # what warm-up must allow to be worth its steps
 
@@ -46,7 +46,8 @@ def learning_rate(
     """Recommend a learning rate for a module, a batch and an optimizer.
 
     The stable rate follows from the top curvature. Short runs from above then say up to where the loss does not rise
-    above its start (the smooth edge), and half of that is recommended; without trials, half of the stable rate.
+    above its start (the smooth edge). Of half of it, a quarter and so on the one that learns most in a short run is taken,
+    and confirmed by a longer run; without trials, half of the stable rate.
 
     Args:
         model: any module; left as it is, in every byte.
@@ -60,7 +61,7 @@ def learning_rate(
         noise: measure the gradient's noise, for other batch sizes.
         per_layer: one rate a layer, for rules without a preconditioner.
         curve: also train for ``steps`` at a range of rates: the measured edge, and what :meth:`LearningRate.plot` draws.
-        steps: full-batch updates of those runs.
+        steps: full-batch updates of those runs, and of the one that confirms the rate.
         seed: of start vectors and dropout.
         args: positional call arguments, where ``batch`` is None.
         kwargs: keyword call arguments, where ``batch`` is None.
@@ -96,9 +97,11 @@ def learning_rate(
     short = trial_steps(optimizer)
     smooth: Edge | None = None
     warm: Edge | None = None
+    choice: Choice | None = None
     if trial:
         tell("trial runs", 1, total)
         smooth = predict_edge(objective, run, guess, hold="smooth", steps=short)
+        choice = choose_rate(objective, run, smooth, steps=max(steps, short))
         if warmup:
             tell("trial runs with warm-up", 2, total)
             warm = predict_edge(objective, run, guess, hold="smooth", steps=2 * short, warmup=short)
@@ -115,7 +118,17 @@ def learning_rate(
         lowest = min(edge, guess)
         runs = rate_curve(objective, run, lowest / 30, max(measured.value, 2 * lowest), steps=steps)
     return LearningRate(
-        rule=rule, rate=SHARE * edge, stability=stable, smooth=smooth, warm=warm, noise=found_noise, layers=layers,
-        edge=measured, curve=runs,
-        batch=objective.targets.shape[0] if objective.targets.dim() else 1, warmup_gain=_GAIN, share=SHARE,
-    )  # fmt: skip
+        rule=rule,
+        rate=choice.rate if choice is not None else SHARE * edge,
+        choice=choice,
+        stability=stable,
+        smooth=smooth,
+        warm=warm,
+        noise=found_noise,
+        layers=layers,
+        batch=objective.targets.shape[0] if objective.targets.dim() else 1,
+        warmup_gain=_GAIN,
+        share=SHARE,
+        edge=measured,
+        curve=runs,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +11,7 @@ from leadline.measure.curvature import Objective
 from leadline.program.errors import UserError, plain
 from leadline.tune.rate_run import Optimizer, run_losses
 
-__all__ = ["Edge", "Run", "measure_edge", "rate_curve"]
+__all__ = ["Edge", "Run", "descend", "measure_edge", "one_run", "rate_curve"]
 
 Hold = Literal["survive", "smooth"]
 _TINY = 1e-12
@@ -100,30 +101,46 @@ def measure_edge(
     runs: list[Run] = []
 
     def holds(rate: float) -> bool:
-        found = _one(objective, optimizer, rate, steps, hold, warmup, start)
+        found = one_run(objective, optimizer, rate, steps, hold=hold, warmup=warmup, start=start)
         runs.append(found)
         return found.held
 
-    high = guess * span
-    is_open = holds(high)
-    low = high
-    if not is_open:
-        while True:
-            low = high / factor
-            if low < guess * _TINY:
-                raise UserError(
-                    "no learning rate lowers this loss: its gradient is zero or the weights are at their best."
-                )
-            if holds(low):
-                break
-            high = low
-        for _ in range(refinements):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if holds(middle) else (low, middle)
+    low, high, is_open = descend(holds, guess * span, factor=factor, refinements=refinements)
     return Edge(
-        high if is_open else math.sqrt(low * high), low, math.inf if is_open else high, is_open, hold, steps, start,
+        low if is_open else math.sqrt(low * high), low, high, is_open, hold, steps, start,
         sum(r.steps for r in runs) + 1, sorted(runs, key=lambda r: r.rate),
     )  # fmt: skip
+
+
+def descend(
+    holds: Callable[[float], bool], high: float, *, factor: float = 1.6, refinements: int = 4
+) -> tuple[float, float, bool]:
+    """Divide a rate until it holds, then bisect the logarithm of the bracket.
+
+    Args:
+        holds: whether a rate does.
+        high: the first rate.
+        factor: to divide by.
+        refinements: halvings of the bracket.
+
+    Returns:
+        A rate that holds, one above that does not, and whether the first rate held (the other is then infinite).
+
+    Raises:
+        UserError: none of the rates holds, down to a trillionth of the first.
+    """
+    if holds(high):
+        return high, math.inf, True
+    least = high * _TINY
+    low = high / factor
+    while not holds(low):
+        high, low = low, low / factor
+        if low < least:
+            raise UserError("no learning rate lowers this loss: its gradient is zero or the weights are at their best.")
+    for _ in range(refinements):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, high, False
 
 
 def rate_curve(
@@ -144,18 +161,39 @@ def rate_curve(
     """
     start = float(objective.value().detach())
     rates = [low * (high / low) ** (i / (points - 1)) for i in range(points)]
-    return [_one(objective, optimizer, rate, steps, "survive", 0, start) for rate in rates]
+    return [one_run(objective, optimizer, rate, steps, start=start) for rate in rates]
 
 
-def _one(
-    objective: Objective, optimizer: Optimizer, rate: float, steps: int, hold: str, warmup: int, start: float
+def one_run(
+    objective: Objective,
+    optimizer: Optimizer,
+    rate: float,
+    steps: int,
+    *,
+    hold: Hold = "survive",
+    warmup: int = 0,
+    start: float | None = None,
 ) -> Run:
+    """Train once and say whether it held.
+
+    Args:
+        objective: the loss on one batch.
+        optimizer: a rule or a function.
+        rate: learning rate.
+        steps: full-batch updates.
+        hold: as in :func:`measure_edge`; a run that is to be smooth ends where it is not.
+        warmup: steps over which the rate rises.
+        start: the loss before training, where it is known.
+
+    Returns:
+        The run.
+    """
     smooth = hold == "smooth"
+    start = float(objective.value().detach()) if start is None else start
     limit = start + _ROUNDING * abs(start)
     losses = run_losses(
         objective, optimizer, rate, steps, warmup=warmup, stop=(lambda seen: seen[-1] > limit) if smooth else None
     )
     last = losses[-1] if math.isfinite(losses[-1]) else math.inf
-    done = len(losses) == steps + 1
-    held = done and (max(losses) <= limit if smooth else last < start)
-    return Run(rate, held and last < start, last, len(losses) - 1)
+    done = len(losses) == steps + 1 and last < start
+    return Run(rate, done and (max(losses) <= limit or not smooth), last, len(losses) - 1)

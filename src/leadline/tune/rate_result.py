@@ -15,6 +15,7 @@ from torch import nn
 from leadline.plot import number
 from leadline.program.errors import UserError, near, plain
 from leadline.tune.rate_batch import GradientNoise, rate_at_batch
+from leadline.tune.rate_choose import Choice
 from leadline.tune.rate_edge import Edge, Run
 from leadline.tune.rate_layers import LayerRate
 from leadline.tune.rate_picture import rate_picture
@@ -34,14 +35,16 @@ class LearningRate:
     """A recommended learning rate and all that it rests on.
 
     ``rule``: the optimizer, None where it was given as a function. ``rate``: recommended (with ``layers``: of a layer
-    whose relative rate is 1). ``stability``: from curvature. ``smooth``: edge of short runs whose loss never rises
-    above its start; ``warm``: the same with warm-up; None where not run. ``noise``: of the gradient. ``layers``:
-    relative rates, empty where one rate serves all. ``batch``: samples. ``share``: of the edge that is recommended.
-    ``edge``: measured by long runs, and ``curve``: losses after such runs, where asked for.
+    whose relative rate is 1). ``choice``: the runs that chose it. ``stability``: from curvature. ``smooth``: edge of
+    short runs whose loss never rises above its start; ``warm``: the same with warm-up; None where not run. ``noise``:
+    of the gradient. ``layers``: relative rates, empty where one rate serves all. ``batch``: samples. ``warmup_gain``:
+    how much more warm-up must allow to be worth it. ``share``: of the edge that is the most to recommend. ``edge``:
+    measured by long runs, and ``curve``: losses after such runs, where asked for.
     """
 
     rule: UpdateRule | None
     rate: float
+    choice: Choice | None
     stability: Stability | None
     smooth: Edge | None
     warm: Edge | None
@@ -67,14 +70,19 @@ class LearningRate:
 
     @property
     def rate_with_warmup(self) -> float | None:
-        """The recommended rate after warm-up, None where warm-up was not tried."""
-        return None if self.warm is None else self.share * self.warm.value
+        """The recommended rate after warm-up, larger as the edge is; None where warm-up was not tried."""
+        if self.warm is None or self.smooth is None:
+            return None
+        return self.rate * self.warm.value / self.smooth.value
 
     @property
     def passes(self) -> int:
         """Forward and backward passes of the batch that were spent on training runs."""
-        return sum(run.steps for run in self.curve) + sum(
-            e.passes for e in (self.smooth, self.warm, self.edge) if e is not None
+        chosen = 0 if self.choice is None else self.choice.passes
+        return (
+            chosen
+            + sum(run.steps for run in self.curve)
+            + sum(e.passes for e in (self.smooth, self.warm, self.edge) if e is not None)
         )
 
     def at_batch(self, batch: int) -> float:
@@ -134,6 +142,9 @@ class LearningRate:
                 "converged": s.curvature.converged, "products": s.curvature.products, "kind": s.curvature.kind,
                 "preconditioned_after_steps": s.preconditioned,
             }  # fmt: skip
+        if self.choice is not None and self.smooth is not None:
+            tried = self.choice.confirmed
+            found["loss_after"] = {"steps": tried.steps, "loss": tried.loss, "start": self.smooth.start}
         for key, edge in (
             ("smooth_edge", self.smooth),
             ("smooth_edge_with_warmup", self.warm),
@@ -189,8 +200,12 @@ class LearningRate:
             )
         if edge is not None:
             yield "edge", _edge(edge), f"below it the loss ends below its start, after {edge.steps} steps"
-        of = "stable rate" if smooth is None else "smooth edge"
-        yield "recommended", number(self.rate), f"{number(self.share)} of the {of}"
+        if self.choice is None:
+            yield "recommended", number(self.rate), f"{number(self.share)} of the stable rate"
+        else:
+            tried = self.choice.confirmed
+            why = f"best of {len(self.choice.runs)} short runs; {tried.steps} steps bring the loss to {number(tried.loss)}"
+            yield "recommended", number(self.rate), why
         yield from self._warmup_rows()
         yield from self._batch_rows()
         for layer in self.layers[:_LAYERS]:

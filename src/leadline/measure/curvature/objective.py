@@ -91,11 +91,11 @@ class Objective:
         moved.weights = {n: weights[n].detach().clone() for n in self.names}
         return moved
 
-    def part(self, samples: slice) -> Objective:
+    def part(self, samples: slice | Tensor) -> Objective:
         """The same loss on some of the samples.
 
         Args:
-            samples: along axis 0 of the targets and of every input whose axis 0 is as long.
+            samples: a slice or index numbers, along axis 0 of the targets and of every input whose axis 0 is as long.
 
         Returns:
             A new objective with these weights.
