@@ -86,7 +86,7 @@ def gradient_flow(tensors: TangentTensors, targets: Tensor, times: Sequence[floa
         raise ValueError(f"got times {list(times)[:6]}: give times that are not negative.")
     s, M = tensors.last, y.shape[0]
     rates, U = torch.linalg.eigh(s.Theta[:M, :M])
-    if float(rates[0]) <= 1e-12 * float(rates[-1]) and max(times, default=0) == float("inf"):
+    if float(rates[0]) <= 1e-8 * float(rates[-1]) and max(times, default=0) == float("inf"):
         raise ValueError("two training inputs have the same tangent kernel, so that training does not end: drop one.")
     rates = rates.clamp_min(0.0)
     modes = _terms(s, U, U.T @ y[:, 0])
