@@ -125,6 +125,7 @@ def table(names: list[str], optimizer: str, loss: str, seed: int) -> None:
         f"{'':16}{'edge':>9}{'closed':>8}{'short':>7}   {'smooth':>9}{'closed':>8}{'short':>7}   {'loss at the advised rate / at the best of 12':>}"
     )
     right = dict.fromkeys(("edge closed", "edge short", "smooth closed", "smooth short"), 0)
+    counted = dict(right)
     for name in names:
         torch.manual_seed(seed)
         objective = Objective(NETWORKS[name](), x, loss, targets)
@@ -139,10 +140,8 @@ def table(names: list[str], optimizer: str, loss: str, seed: int) -> None:
             factors[f"{what} closed"], factors[f"{what} short"] = closed / edge.value, short / edge.value
             shown = ("≥" if edge.open else "") + f"{edge.value:.3g}"
             line += f"{shown:>9}{closed / edge.value:8.2f}{short / edge.value:7.2f}   "
-            # where both searches stop at the top of their range, nothing was predicted
-            if edge.open:
-                factors[f"{what} short"] = math.inf
-                factors[f"{what} closed"] = math.inf
+            if edge.open:  # nothing to predict within the range of the search
+                factors.pop(f"{what} closed"), factors.pop(f"{what} short")
         advised = choose_rate(objective, rule, short_edge, steps=STEPS).confirmed
         others = rate_curve(objective, rule, short / 60, 4 * short, points=12, steps=STEPS)
         best = min((r for r in others if r.held), key=lambda r: r.loss)
@@ -150,8 +149,9 @@ def table(names: list[str], optimizer: str, loss: str, seed: int) -> None:
             f"{line}{advised.loss:10.2g} / {best.loss:.2g} (at {best.rate / short:.2f} of the smooth edge)", flush=True
         )
         for key, factor in factors.items():
+            counted[key] += 1
             right[key] += 1 / within <= factor <= within
-    print(f"right of {len(names)}: " + ", ".join(f"{key} {count}" for key, count in right.items()))
+    print("right: " + ", ".join(f"{key} {right[key]} of {counted[key]}" for key in right) + " that have an edge")
 
 
 def law(seeds: int) -> None:
