@@ -29,14 +29,23 @@ class Banded:
         back: K(q, p) where the kernel is not symmetric.
         comb: whether the kernel may be zero at offsets that a coarser map does not have.
         centred: whether the sums of its rows over all points are known to be zero.
+        loose: relative error of its values between different points, beside that of all of it.
     """
 
-    __slots__ = ("_rows", "back", "centred", "comb", "grid", "values")
+    __slots__ = ("_rows", "back", "centred", "comb", "grid", "loose", "values")
 
     def __init__(
-        self, values: Tensor, grid: Grid, back: Tensor | None = None, comb: bool = False, *, centred: bool = False
+        self,
+        values: Tensor,
+        grid: Grid,
+        back: Tensor | None = None,
+        comb: bool = False,
+        *,
+        centred: bool = False,
+        loose: float = 0.0,
     ) -> None:
         self.values, self.grid, self.back, self.comb, self.centred = values, grid, back, comb, centred
+        self.loose = loose
         self._rows: Tensor | None = None
 
     @property
@@ -163,6 +172,10 @@ class Banded:
         share = 2 * sizes * grid.weights(self.comb) / grid.points**2
         return (share[1:] * residual[1:]).square().sum().sqrt()
 
+    def loose_error(self) -> Tensor:
+        """What :attr:`loose` makes of :meth:`sum`."""
+        return self.loose * (self.sum() - self.diagonal().sum()).abs()
+
     def select(self, offset: int = 0) -> Tensor:
         """Kernel between samples at equal sites, shape (sites, samples, samples)."""
         B, S = self.grid.samples, self.grid.sites
@@ -182,11 +195,13 @@ class Banded:
                     self.values if self.back is None else self.back, other.values if other.back is None else other.back
                 )
             centred = linear and self.centred and other.centred
-            return Banded(f(self.values, other.values), self.grid, back, self.comb or other.comb, centred=centred)
+            comb, loose = self.comb or other.comb, max(self.loose, other.loose)
+            return Banded(f(self.values, other.values), self.grid, back, comb, centred=centred, loose=loose)
         if isinstance(other, Tensor) and other.dim() == 2:
             return f(dense(self), other)
         back = None if self.back is None else f(self.back, other)
-        return Banded(f(self.values, other), self.grid, back, self.comb, centred=self.centred and not linear)
+        centred = self.centred and not linear
+        return Banded(f(self.values, other), self.grid, back, self.comb, centred=centred, loose=self.loose)
 
     def __add__(self, other: Any) -> Any:
         return self._with(other, lambda a, b: a + b, linear=True)

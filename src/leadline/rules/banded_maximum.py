@@ -12,6 +12,7 @@ from torch import Tensor
 from leadline.rules.banded import Banded
 from leadline.rules.banded_conv import Window, convolve, window_scatter, window_sum
 from leadline.rules.banded_grid import Grid
+from leadline.rules.banded_offsets import Offset
 from leadline.rules.banded_pool import Back, average, carried, shifted, tap_pairs
 from leadline.rules.banded_windows import Windows
 from leadline.rules.expr import Apply, Expr
@@ -26,15 +27,17 @@ class Pooled:
     """Maxima over windows.
 
     ``second``, ``mean``: of the maxima. ``wins``: probability of each tap (points, taps). ``slope``: second moment of the
-    slope at the winners, over that at any site, where an activation comes before. ``error``, ``pair_error``: relative
-    standard errors of the variances and of
-    the correlations.
+    slope at the winners, over that at any site, where an activation comes before. ``won``, ``sloped``: how the winners of
+    two windows, and the products of their slopes, fall on pairs of taps, for each offset in one sample and in two
+    (offsets, 2, taps, taps). ``error``, ``pair_error``: relative standard errors of the variances and of the correlations.
     """
 
     second: Banded
     mean: Tensor
     wins: Tensor
     slope: Banded | None
+    won: Tensor
+    sloped: Tensor
     error: float
     pair_error: float
 
@@ -62,24 +65,24 @@ def maximum(expr: Expr, window: Window, out: Grid, second: Callable[[Expr], Band
     chosen = (
         torch.unique(torch.randint(P, out.pairs, (_PAIRS,), generator=generator)) if out.pairs > P else torch.arange(0)
     )
-    drawn, drawn_slope = windows.pairs(chosen)
+    drawn = windows.pairs(chosen)
     p, q, _ = out.index
-    fitted, residual = _fit(features, chosen, drawn)
+    fitted, residual = _fit(features, chosen, drawn.maxima)
     scale = (own.second[p[P:]] * own.second[q[P:]]).sqrt()
     values = torch.cat([own.second, scale * fitted[P:]])
     correction = None
     if slope is not None:
-        slopes, _ = _fit(features, chosen, drawn_slope)
+        slopes, _ = _fit(features, chosen, drawn.slopes)
         at_winners = torch.cat([own.slope, (own.slope[p[P:]] * own.slope[q[P:]]).sqrt() * slopes[P:]])
         correction = Banded(at_winners, out)
-    return Pooled(Banded(values, out), own.mean, own.wins, correction, own.error, residual)
+    tables = (drawn.won.to(own.second), drawn.sloped.to(own.second))
+    return Pooled(Banded(values, out), own.mean, own.wins, correction, *tables, own.error, residual)
 
 
 def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, sloped: bool = False) -> Banded:
     """The derivative of each maximum goes to the site that wins; what falls on a lag that is not carried goes to those around it.
 
-    Two windows that share sites share the winner with probability (shared sites) / (sites of both); else any two of
-    their sites may win.
+    Two windows' winners fall on a pair of taps as often as they did in draws of windows at that offset.
 
     Args:
         D: derivative at the maxima.
@@ -99,34 +102,41 @@ def maximum_back(D: Banded, pooled: Pooled, window: Window, into: Grid, *, slope
         single = Window(tuple((t,) for t in place), window.stride)
         share = (shares[tap, first] * shares[tap, second]).sqrt()
         back.add(0, back.zero, window_scatter(back.planes(0) * share, single, into.sizes))
-    # where both have the same winner, its slope is missing only where both are flat
-    p, q, _ = D.grid.index
-    own = slope.diagonal()
-    either = D.grid.planes(D.values * (own[p] + own[q] - slope.values))
+    table = pooled.sloped if sloped and pooled.slope is not None else pooled.won
+    steps = list(tap_pairs(window))
+    by_step = _by_step(table, window, [delta for delta, _ in steps])
     ones = D.values.new_ones(1, *into.sizes)
-    sites = window_sum(ones, window, D.grid.sizes)
-    for k in range(1, len(D.grid.offsets)):
-        rows = slice(D.grid.starts[k], D.grid.starts[k + 1])
-        if not bool(back.planes(k).any()):
+    sites = window_sum(ones, window, D.grid.sizes).clamp_min(1.0)
+    for k in range(len(D.grid.offsets)):
+        pairs = torch.tensor(D.grid.sample_pairs[k])
+        apart = (pairs[:, 0] != pairs[:, 1]).long()
+        given = back.planes(k) * apart.view(-1, *[1] * len(into.sizes)) if k == 0 else back.planes(k)
+        if not bool(given.any()):
             continue
-        parts = [(back.lag(k, delta), part) for delta, part in tap_pairs(window)]
-        other = shifted(sites, D.grid.offsets[k])
-        shared = sum(
-            (window_sum(ones, part, D.grid.sizes) for lag, part in parts if lag == back.zero), torch.zeros_like(sites)
-        )
-        both = (sites + other - shared).clamp_min(1.0)
-        apart = back.planes(k) * (1 - shared / both) / (sites * other - shared).clamp_min(1.0)
-        left, lost = torch.zeros_like(sites), []
-        for lag, part in parts:
-            if lag == back.zero:
-                back.add(k, lag, window_scatter(either[rows] / both, part, into.sizes))
-            elif carried(into, lag):
-                back.add(k, lag, window_scatter(apart, part, into.sizes))
+        parts = [
+            (back.lag(k, delta), part, (by_step[k, apart, n] / part.count).view(-1, *[1] * len(into.sizes)))
+            for n, (delta, part) in enumerate(steps)
+        ]
+        inside = [window_sum(shifted(ones, lag), part, D.grid.sizes) for lag, part, _ in parts]
+        given = given / sum(n * w for n, (_, _, w) in zip(inside, parts, strict=True)).clamp_min(1e-12)  # type: ignore[union-attr]
+        left, lost = torch.zeros_like(given), []
+        for n, (lag, part, w) in zip(inside, parts, strict=True):
+            if carried(into, lag):
+                back.add(k, lag, window_scatter(given * w, part, into.sizes), different=k == 0)
             else:
-                left += window_sum(shifted(ones, lag), part, D.grid.sizes)
+                left += n * w
                 lost.append((lag, part.count))
-        back.spread(k, lost, window_scatter(apart * (left / sites.clamp_min(1.0)), window, into.sizes))
+        back.spread(k, lost, window_scatter(given * (left / sites), window, into.sizes))
     return back.result()
+
+
+def _by_step(table: Tensor, window: Window, steps: list[Offset]) -> Tensor:
+    """Sum over the pairs of taps that are a step apart, shape (offsets, 2, steps)."""
+    places = list(itertools.product(*window.taps))
+    number = {step: n for n, step in enumerate(steps)}
+    which = [number[tuple(y - x for x, y in zip(one, two, strict=True))] for one in places for two in places]
+    out = table.new_zeros(*table.shape[:2], len(steps))
+    return out.index_add(2, torch.tensor(which), table.flatten(2))
 
 
 def _features(M: Banded, window: Window, out: Grid) -> Tensor:

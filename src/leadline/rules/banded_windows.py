@@ -18,7 +18,7 @@ from leadline.rules.banded_offsets import Offset
 from leadline.rules.banded_pool import between_lags
 from leadline.rules.expr import Expr, NoRule, Source
 
-__all__ = ["Own", "Windows"]
+__all__ = ["Own", "Pairs", "Windows"]
 
 _REPLICATES = 4
 _DRAWS, _PAIR_DRAWS, _CHUNK = 512, 512, 2**19
@@ -36,6 +36,27 @@ class Own:
     wins: Tensor
     slope: Tensor
     error: float
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Of pairs of windows.
+
+    ``maxima``, ``slopes``: correlation of the maxima, and of the slopes at the winners. ``won``: probability that one tap
+    wins in the first window and another in the second, for each offset, in one sample and in two, shape (offsets, 2, taps,
+    taps). ``sloped``: the same of the products of the winners' slopes.
+    """
+
+    maxima: Tensor
+    slopes: Tensor
+    won: Tensor
+    sloped: Tensor
+
+
+def _shares(table: Tensor) -> Tensor:
+    """Divided by its sum over taps; all taps alike where nothing was drawn."""
+    total = table.sum((2, 3), keepdim=True)
+    return torch.where(total > 0, table / total.clamp_min(1e-300), torch.full_like(table, 1 / table[0, 0].numel()))
 
 
 class Windows:
@@ -83,26 +104,39 @@ class Windows:
         error = float(torch.cat(spread).mean() / total.mean().clamp_min(1e-30))
         return Own(total, torch.cat(mean), torch.cat(wins).to(total), torch.cat(slopes), error)
 
-    def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Correlation of the maxima, and of the winners' slopes, of pairs of windows."""
+    def pairs(self, chosen: Tensor) -> Pairs:
+        """Of pairs of windows: correlations, and which taps win."""
         p, q, _ = self.out.index
-        out: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for rows in chosen.split(max(_CHUNK // (_PAIR_DRAWS * 2 * len(self.places)), 1)):
-            value, slope = self._drawn(torch.stack([p[rows], q[rows]], 1), self.out.slot[rows], _PAIR_DRAWS)
+        m, S = len(self.places), self.out.sites
+        maxima, slopes = [], []
+        won, sloped_won = (torch.zeros(len(self.out.offsets) * 2 * m * m, dtype=torch.float64) for _ in range(2))
+        chunks = chosen.split(max(_CHUNK // (_PAIR_DRAWS * 2 * m), 1)) if chosen.numel() else ()
+        for number, rows in enumerate(chunks):
+            slot = self.out.slot[rows]
+            value, slope = self._drawn(torch.stack([p[rows], q[rows]], 1), slot, _PAIR_DRAWS, turn=number)
             best, where = value.max(2)
             sloped = slope.gather(2, where[:, :, None])[:, :, 0]
-            for x, target in ((best, out[0]), (sloped, out[1])):
+            for x, target in ((best, maxima), (sloped, slopes)):
                 gram = torch.bmm(x, x.transpose(1, 2))
                 target.append(gram[:, 0, 1] / (gram[:, 0, 0] * gram[:, 1, 1]).sqrt().clamp_min(1e-30))
-        return (torch.cat(out[0]), torch.cat(out[1])) if out[0] else (torch.zeros(0), torch.zeros(0))
+            kind = slot * 2 + (p[rows] // S != q[rows] // S).long()
+            at = (kind[:, None] * m + where[:, 0]) * m + where[:, 1]
+            won += torch.bincount(at.reshape(-1), minlength=won.numel())
+            sloped_won += torch.bincount(at.reshape(-1), sloped.prod(1).reshape(-1).double(), won.numel())
+        tables = [t.reshape(-1, 2, m, m) for t in (won, sloped_won)]
+        empty = torch.zeros(0)
+        return Pairs(
+            torch.cat(maxima) if maxima else empty, torch.cat(slopes) if slopes else empty, *map(_shares, tables)
+        )
 
-    def _drawn(self, points: Tensor, slot: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, points: Tensor, slot: Tensor, draws: int, turn: int = 0) -> tuple[Tensor, Tensor]:
         """Values and slopes at the sites of windows, shape (tuples, windows, taps, draws); -inf outside the image.
 
         Args:
             points: windows (tuples, 1 or 2).
             slot: number of the offset between the two.
             draws: how many.
+            turn: of the draws, so that those of several sets of pairs err apart.
 
         Returns:
             The values and the slopes.
@@ -110,7 +144,7 @@ class Windows:
         count, m = points.shape[1], len(self.places)
         kept, number = unique(self.leaves)
         like = self.lookups[id(kept[0])].planes
-        z = normals(len(kept) * m * count, draws, _REPLICATES, self.seed, like)
+        z = normals(len(kept) * m * count, draws, _REPLICATES, self.seed, like, turn)
         sample, window = points // self.out.sites, points % self.out.sites
         site, valid = self.site[window], self.valid[window]
         at = (sample[:, :, None] * self.inner.sites + site).flatten(1)

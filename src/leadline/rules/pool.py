@@ -27,6 +27,8 @@ from leadline.rules.state import Cotangent, Fixed, State, fresh
 
 __all__ = ["Average", "Interpolate", "Maximum"]
 
+_LOOSE = 0.25  # error of a derivative between two sites before a maximum: windows' winners are known by offset alone
+
 
 def _sizes(step: Step, ctx: Context) -> tuple[list[int], list[int], int]:
     shape = ctx.program.nodes[argument(step, "self", "input").name].meta["val"].shape
@@ -192,14 +194,15 @@ class Maximum(Rule):
             pooled, target = ctx.cache[f"pooled:{step.name}"], image_grid(step, ctx)
             total = band(cotangent.total(ctx.moments), target)  # type: ignore[arg-type]
             D = maximum_back(total, pooled, self.window(step, ctx), pairs)
+            D.loose = _LOOSE
             winners = None
             if pooled.slope is not None:
-                # the slope of the activation before the maximum is that of the winners
+                # the slope of the activation before the maximum is that of the winners; pairs whose slopes agree more than
+                # others at their lag win together more often
                 sloped = maximum_back(total, pooled, self.window(step, ctx), pairs, sloped=True)
-                slope = ctx.moments.second(apply(expr.activation, expr.inner, 1)).values  # type: ignore[attr-defined]
-                winners = Banded(
-                    sloped.values / (D.values * slope).where((D.values * slope).abs() > 1e-30, torch.ones(())), pairs
-                )
+                usual = by_lag(ctx.moments.second(apply(expr.activation, expr.inner, 1)))  # type: ignore[attr-defined]
+                given = D * usual
+                winners = Banded(sloped.values / given.values.where(given.values.abs() > 1e-30, torch.ones(())), pairs)
             return {ref.name: fresh(D, winners=winners)}
         return {ref.name: ctx.through_draws(expr, _window_max(self.taps(step, ctx)), cotangent)}
 
@@ -214,6 +217,19 @@ class Maximum(Rule):
         """Points of each window, -1 outside."""
         sizes, out, samples = _sizes(step, ctx)
         return _with_samples(taps_of(sizes, out, self.window(step, ctx)), math.prod(sizes), samples)
+
+
+def by_lag(K: Banded) -> Banded:
+    """The mean correlation at each offset of each pair of samples, times the sizes at the two points."""
+    p, q, place = K.grid.index
+    root = K.diagonal().clamp_min(0).sqrt()
+    size = root[p] * root[q]
+    plane = place // K.grid.sites
+    sums = [
+        torch.zeros(K.grid.starts[-1], dtype=torch.float64).index_add(0, plane, v.double()) for v in (K.values, size)
+    ]
+    mean = sums[0] / sums[1].clamp_min(1e-30)
+    return Banded(size * mean.to(size)[plane], K.grid)
 
 
 def _window_max(taps: Tensor):  # type: ignore[no-untyped-def]

@@ -146,7 +146,8 @@ def _inner(D: Kernel, K: Kernel) -> tuple[float, float]:
     """Sum of the product over all pairs of points, and its standard error where only some offsets between sites are carried."""
     if isinstance(D, Banded) and isinstance(K, Banded):
         product = D.meet(K)
-        return float(product.sum()), float(product.quadrature_error()) * D.grid.points**2
+        drawn = float(product.quadrature_error()) * D.grid.points**2
+        return float(product.sum()), math.hypot(drawn, float(product.loose_error()))
     return float((D * K).sum()), 0.0
 
 
