@@ -89,5 +89,5 @@ def run() -> None:
 
 
 # one file a verb; each registers itself with the application above
-for _verb in ("check", "diff", "lr", "criticality", "flow", "phase_diagram"):
+for _verb in ("check", "diff", "tune", "lr", "criticality", "flow", "phase_diagram"):
     importlib.import_module(f"leadline.cli.{_verb}")

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from leadline.check import Report, Verdict, judge
 from leadline.check.collect import collect
 from leadline.program import Program, tied_parameters
-from leadline.theory import predict
+from leadline.theory import Prediction, predict
 from leadline.tune.init_design import Plan, full_plan, residual_plan
 from leadline.tune.init_places import Places, parameter_of
 from leadline.tune.recipe import ParameterLaw
 
 __all__ = ["choose", "embedding_plan", "expected_verdicts", "verdict_counts"]
 
+_TREATED = (
+    "exploding-signal", "vanishing-signal", "exploding-gradient", "vanishing-gradient", "rank-collapse", "chaos",
+    "residual-growth",
+)  # fmt: skip
 _EMBEDDING = "Takase et al. (2023), Spike no more: stabilizing the pre-training of large language models"
 
 
-def choose(report: Report, program: Program, places: Places) -> Plan | None:
+def choose(report: Report, program: Program, places: Places) -> tuple[Plan, Prediction] | None:
     """Make the plans from the smallest to the largest and take the first that leaves the fewest errors and warnings.
 
     Args:
@@ -27,7 +31,7 @@ def choose(report: Report, program: Program, places: Places) -> Plan | None:
         places: of its steps.
 
     Returns:
-        The plan; None where theory expects none of them to help.
+        The plan and what theory expects of it; None where it expects none of them to help.
 
     Raises:
         ValueError: the report has no prediction.
@@ -35,7 +39,7 @@ def choose(report: Report, program: Program, places: Places) -> Plan | None:
     if report.prediction is None:
         raise ValueError("got a report without a prediction: plans are judged by what theory expects of them.")
     frozen = frozenset(n for n, p in program.model.named_parameters(remove_duplicate=False) if not p.requires_grad)
-    best, fewest = None, verdict_counts(expected_verdicts(report, program))
+    best, fewest = None, verdict_counts(expected_verdicts(report, program, report.prediction))
     embeddings = embedding_plan(report, program, places, frozen)
     # the full plan costs the most to make, so it waits until the small ones have failed
     for make in (
@@ -46,35 +50,38 @@ def choose(report: Report, program: Program, places: Places) -> Plan | None:
         plan = make()
         if not plan.laws:
             continue
-        counts = verdict_counts(expected_verdicts(report, plan.stated(program)))
+        candidate = plan.stated(program)
+        prediction = predict(candidate, seed=report.seed)
+        counts = verdict_counts(expected_verdicts(report, candidate, prediction))
         if counts < fewest:
-            best, fewest = plan, counts
-        if fewest[0] == 0:
+            best, fewest = (plan, prediction), counts
+        if fewest == (0, 0):
             break
     return best
 
 
-def expected_verdicts(report: Report, program: Program) -> list[Verdict]:
+def expected_verdicts(report: Report, program: Program, prediction: Prediction) -> list[Verdict]:
     """Verdicts on a Program from its prediction alone.
 
     Args:
         report: of the network, for what does not depend on its laws.
         program: under the laws that are asked about.
+        prediction: of that Program.
 
     Returns:
         The verdicts.
     """
-    same = report.prediction is not None and program is report.program
-    rows = report.prediction.rows if same and report.prediction is not None else predict(program, seed=report.seed).rows
     batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
-    evidence = collect(program.model, program, rows, None, batch=batch, classifier=report.evidence.classifier)
+    evidence = collect(
+        program.model, program, prediction.rows, None, batch=batch, classifier=report.evidence.classifier
+    )
     return judge(evidence)
 
 
 def verdict_counts(verdicts: Sequence[Verdict]) -> tuple[int, int]:
-    """Numbers of errors and of warnings."""
-    severities = [v.severity for v in verdicts]
-    return severities.count("error"), severities.count("warning")
+    """Numbers of errors, and of warnings that signals or gradients fade, grow or become alike, which weights decide."""
+    errors = sum(v.severity == "error" for v in verdicts)
+    return errors, sum(v.severity == "warning" and v.rule in _TREATED for v in verdicts)
 
 
 def embedding_plan(report: Report, program: Program, places: Places, frozen: frozenset[str]) -> Plan:

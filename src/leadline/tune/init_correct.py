@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,9 +41,11 @@ def correct(plan: Plan, program: Program, places: Places, prediction: Prediction
     """
     predicted, measured = _by_step(prediction.rows), _by_step(measurement.rows)
     laws, decisions = dict(plan.laws), list(plan.decisions)
+    uses = Counter(parameter_of(step, program) for step in places.weighted)
     for step in places.weighted:
         name = parameter_of(step, program)
-        if name is None or name not in plan.laws or laws[name] is not plan.laws[name]:
+        # the uses of one weight are not independent, as the prediction takes them to be
+        if name is None or name not in plan.laws or uses[name] > 1:
             continue
         here = _log_ratio(step.name, predicted, measured)
         before = _log_ratio(anchor(step, places), predicted, measured) or (0.0, 0.0)

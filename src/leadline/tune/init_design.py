@@ -15,6 +15,7 @@ from leadline.tune.recipe import Decision, ParameterLaw
 __all__ = ["Plan", "branch_factors", "full_plan", "residual_plan"]
 
 _DEEP = 8  # layers of a plain chain from which orthogonal weights are worth having
+_SIGMAS = 4.0
 _FEWEST = 16  # channels below which a delta-orthogonal kernel may miss every useful direction
 _CRITICALITY = "Roberts, Yaida & Hanin (2022), The principles of deep learning theory, chapter 5"
 _DEPTH = "Hayou et al. (2021), Stable ResNet; Radford et al. (2019), section 2.3"
@@ -108,14 +109,29 @@ def residual_plan(program: Program, places: Places, frozen: frozenset[str]) -> P
     plan = Plan("residual")
     if len(places.branches) < 2:
         return plan
-    for name, (factor, why) in branch_factors(places).items():
+    factors = branch_factors(places)
+    sizes = _pooled([program.laws[n] for n in factors], [program.exported.state[n].numel() for n in factors])
+    for name, (factor, why) in factors.items():
         old = program.laws[name]
         if name in frozen or old.std == 0:
             continue
         kind = old.kind if old.kind in ("orthogonal", "delta_orthogonal") else "gaussian"
-        law = ParameterLaw(kind, factor * math.sqrt(old.second_moment), 0.0, old.fan_in)
+        law = ParameterLaw(kind, factor * sizes[name], 0.0, old.fan_in)
         plan.put("residual branch", old, law, why, _DEPTH)
     return plan
+
+
+def _pooled(laws: list[Law], counts: list[int]) -> dict[str, float]:
+    """Root mean square of each law's entries; those of one fan-in that differ by sampling alone share theirs."""
+    sizes = {law.name: math.sqrt(law.second_moment) for law in laws}
+    found = dict(sizes)
+    for fan in {law.fan_in for law in laws}:
+        members = [(law.name, n) for law, n in zip(laws, counts, strict=True) if law.fan_in == fan]
+        middle = sorted(sizes[name] for name, _ in members)[len(members) // 2]
+        alike = [name for name, n in members if abs(sizes[name] - middle) <= _SIGMAS * middle / math.sqrt(2 * n)]
+        pooled = math.sqrt(sum(sizes[name] ** 2 for name in alike) / len(alike))
+        found |= dict.fromkeys(alike, pooled)
+    return found
 
 
 def full_plan(program: Program, places: Places, base: Prediction, frozen: frozenset[str]) -> Plan:
@@ -156,28 +172,31 @@ class _Planner:
         name, bias = parameter_of(step, self.program), parameter_of(step, self.program, "bias")
         old = self.program.laws.get(name or "")
         old_bias = self.program.laws.get(bias or "")
-        kept = (old.C_W if old is not None else 1.0), (old_bias.second_moment if old_bias is not None else 0.0)
+        here = self.moments.edge(step)
+        kept = (old.C_W * here if old is not None else 1.0), (old_bias.second_moment if old_bias is not None else 0.0)
         if old is None or name in self.frozen or step.op == "embedding":
             return kept
         planned = self.plan.laws.get(old.name)
         if planned is not None:  # one weight in several steps: the first decides
-            return planned.C_W, (self.plan.laws[bias].C_W if bias in self.plan.laws else kept[1])
+            return planned.C_W * here, (self.plan.laws[bias].C_W if bias in self.plan.laws else kept[1])
         free = old_bias if old_bias is not None and bias not in self.frozen else None
-        C_W, C_b, why, source, what = self._decide(step, M, free is not None)
+        kind = self._kind(step)
+        edge = 1.0 if kind == "delta_orthogonal" else self.moments.edge(step)
+        C_W, C_b, why, source, what = self._decide(step, M * edge, edge, free is not None)
         if not (math.isfinite(C_W) and C_W > 0):
             return kept
-        law = ParameterLaw(self._kind(step, old), math.sqrt(C_W / old.fan_in), 0.0, old.fan_in)
+        law = ParameterLaw(kind, math.sqrt(C_W / old.fan_in), 0.0, old.fan_in)
         if law.kind != "gaussian":
             why, source = f"{why}; {self._why_orthogonal(law)}", f"{source}; {_ISOMETRY}"
         self.plan.put(what, old, law, why, source)
         if free is not None:
             new = ParameterLaw("gaussian", math.sqrt(C_b)) if C_b > 0 else ParameterLaw("constant", 0.0)
             self.plan.put("bias", free, new, why if C_b > 0 else "C_b = 0 at this layer's place", source)
-        return C_W, C_b if free is not None else kept[1]
+        return C_W * edge, C_b if free is not None else kept[1]
 
-    def _decide(self, step: Step, M: float, bias: bool) -> tuple[float, float, str, str, str]:
-        """C_W, C_b, reason, source and kind of the decision."""
-        gain = max(M * self.moments.edge(step), 1e-30)
+    def _decide(self, step: Step, M: float, edge: float, bias: bool) -> tuple[float, float, str, str, str]:
+        """C_W, C_b, reason, source and kind of the decision; M is what C_W multiplies."""
+        gain = max(M, 1e-30)
         branch = self.places.ending(step)
         if branch is not None and branch.parameter in self.factors:
             factor, why = self.factors[branch.parameter]
@@ -199,15 +218,14 @@ class _Planner:
         if source is not None and source.op == "pointwise" and not self._normed(source):
             found = self.tunings.of(self.moments.activation(source), bias)
             if found is not None and not any(f.op in NORMS for f in following):
-                return self._critical(step, found, after, gain)
+                return self._critical(found, after, gain, edge)
         if any(f.op in NORMS for f in following):
             return 1.0 / gain, 0.0, "a norm follows, which fixes the size: kernel 1", _CRITICALITY, "weights"
         return self._landing(source, after, gain)
 
     def _critical(
-        self, step: Step, found: Tuning, after: Tuning | None, gain: float
+        self, found: Tuning, after: Tuning | None, gain: float, edge: float
     ) -> tuple[float, float, str, str, str]:
-        edge = self.moments.edge(step)
         C_W, C_b, why = found.C_W / edge, found.C_b, found.why
         if edge < 0.999:
             why += f", over the share {edge:.4g} that zero padding leaves"
@@ -255,7 +273,7 @@ class _Planner:
             self.entry = here
         return self.entry if branch.normed else here
 
-    def _kind(self, step: Step, old: Law) -> str:
+    def _kind(self, step: Step) -> str:
         """Orthogonal in deep plain chains, as far as the shape allows; else Gaussian."""
         if len(self.chain) < _DEEP or step not in self.chain or step.name == self.places.output:
             return "gaussian"

@@ -14,7 +14,7 @@ import torch
 from leadline.activations import Activation, activation
 from leadline.program import Program, Step
 from leadline.theory import Prediction
-from leadline.tune.init_places import NORMS, Places, data_input, passing
+from leadline.tune.init_places import NORMS, Places, data_input, parameter_of, passing
 
 __all__ = ["Moments"]
 
@@ -38,7 +38,8 @@ class Moments:
         """Walk the steps in order.
 
         Args:
-            plan: from a step with weights and the second moment of its input to its C_W and C_b.
+            plan: from a step with weights and the second moment of its input to what it multiplies that by (C_W, less what
+                padding takes) and its C_b.
         """
         for step in self.places.steps.values():
             self.values[step.name] = self._weighted(step, plan) if step.weighted else self._other(step)
@@ -83,8 +84,8 @@ class Moments:
 
     def _weighted(self, step: Step, plan: Callable[[Step, float], tuple[float, float]]) -> float:
         M = 1.0 if step.op == "embedding" else self.input(step)
-        C_W, C_b = plan(step, M)
-        return C_b + C_W * M * self.edge(step)
+        gain, C_b = plan(step, M)
+        return C_b + gain * M
 
     def _other(self, step: Step) -> float:
         if passing(step):
@@ -117,8 +118,6 @@ class Moments:
 
 def _laws(step: Step, program: Program) -> tuple[float | None, float]:
     """C_W and C_b of a layer as it is."""
-    from leadline.tune.init_places import parameter_of
-
     weight, bias = parameter_of(step, program), parameter_of(step, program, "bias")
     laws: Mapping[str, object] = program.laws
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["screen"]
 
 _MOST_ROWS = 9
+_NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 def screen(recipe: Recipe) -> Iterator[RenderableType]:
@@ -58,11 +60,16 @@ def _count(number: int) -> str:
 
 
 def _verdict(part: str, said: Mapping[str, Any]) -> Text:
-    errors = said.get("errors", [])
-    if said.get("ok"):
-        return Text.assemble(f"{part}: ", ("healthy", "green"))
-    listed = ", ".join(plain(f"{e.get('rule')} at '{e.get('layer')}'") for e in errors)
-    return Text.assemble(f"{part}: ", ("unhealthy", "red"), f" ({listed})")
+    errors, warnings = (_listed(said.get(kind, [])) for kind in ("errors", "warnings"))
+    if not said.get("ok"):
+        return Text.assemble(f"{part}: ", ("unhealthy", "red"), f" ({errors})")
+    if warnings:
+        return Text.assemble(f"{part}: ", ("no error, but warnings", "yellow"), f" ({warnings})")
+    return Text.assemble(f"{part}: ", ("healthy", "green"))
+
+
+def _listed(verdicts: list[Mapping[str, Any]]) -> str:
+    return ", ".join(plain(f"{v.get('rule')} at '{v.get('layer')}'") for v in verdicts)
 
 
 def _decisions(decisions: list[Decision]) -> Table:
@@ -72,15 +79,17 @@ def _decisions(decisions: list[Decision]) -> Table:
     for run in _runs(decisions):
         first, last = run[0], run[-1]
         where = plain(first.layer) if len(run) == 1 else f"{plain(first.layer)} … {plain(last.layer)} ({len(run)})"
-        table.add_row(first.what, Text(where), Text(first.before), Text(first.after), Text(first.why))
+        to = first.after if first.after == last.after else f"{first.after} … {last.after}"
+        table.add_row(first.what, Text(where), Text(first.before), Text(to), Text(first.why))
     return table
 
 
 def _runs(decisions: list[Decision]) -> list[list[Decision]]:
-    """Decisions that do the same for the same reason, together, in order of the first of each."""
+    """Decisions that do the same for the same reason, up to their numbers, in order of the first of each."""
     found: dict[tuple[str, str, str], list[Decision]] = {}
     for decision in decisions:
-        found.setdefault((decision.what, decision.after, decision.why), []).append(decision)
+        alike = (decision.what, _NUMBER.sub("#", decision.after), _NUMBER.sub("#", decision.why))
+        found.setdefault(alike, []).append(decision)
     return list(found.values())
 
 

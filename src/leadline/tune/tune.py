@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 import leadline
-from leadline.check import Report, check
+from leadline.check import Report, Verdict, check, judge
+from leadline.check.collect import collect
 from leadline.check.loss import Loss
+from leadline.check.probe import dead_shares
 from leadline.measure import measure
-from leadline.program import Program
+from leadline.program import Program, tied_parameters
 from leadline.program.errors import UserError, plain
-from leadline.theory import predict
 from leadline.tune.groups import parameter_groups
 from leadline.tune.init_choose import choose, verdict_counts
 from leadline.tune.init_correct import correct, layer_rows
@@ -45,7 +46,7 @@ def tune(
 ) -> Recipe:
     """Say what to change in a network so that it can train; the network itself is only read.
 
-    A network without an error in its check is left alone. Else theory plans laws for its weights from their places, the
+    A network in whose check there is no error, and no warning of signals or gradients, is left alone. Else theory plans laws for its weights from their places, the
     smallest plan that helps is measured on drawn networks and corrected once, and the result is checked again.
 
     Args:
@@ -99,20 +100,22 @@ def tune(
         summary={"before": _facts(first)},
         leadline=leadline.__version__,
     )
-    if first.ok:
+    if verdict_counts(first.verdicts) == (0, 0):
         return recipe.replace(decisions=_advice(first, "warning"))
     if program is None or places is None or first.prediction is None:
+        if first.ok:
+            return recipe.replace(decisions=_advice(first, "warning"))
         raise UserError(
             f"{plain(type(inner).__name__)} is unhealthy and could not be predicted ({plain(first.reason, 200)}), which "
             "planning its weights needs: make its forward pass a plain graph."
         )
-    plan = choose(first, program, places)
-    if plan is None:
-        return recipe.replace(decisions=_advice(first, "error"))
+    chosen = choose(first, program, places)
+    if chosen is None:
+        return recipe.replace(decisions=(*_advice(first, "error"), *_advice(first, "warning")))
+    plan, prediction = chosen
     candidate = plan.stated(program)
     if progress is not None:
         progress("measuring the plan", 0, 1)
-    prediction = predict(candidate, seed=seed)
     measurement = measure(inner, program=candidate, draws=max(first.draws, draws or 2, 2), seed=seed)
     corrected = correct(plan, candidate, places, prediction, measurement)
     summary = {
@@ -120,7 +123,7 @@ def tune(
         "plan": plan.name,
         "layers": layer_rows(places, prediction.rows, measurement.rows),
     }
-    names = _first_names(inner)
+    names = tied_parameters(inner)
     made = recipe.replace(
         laws={names[n]: law for n, law in corrected.laws.items()},
         decisions=tuple(
@@ -130,12 +133,34 @@ def tune(
     twin = copy.deepcopy(inner)
     made.apply(twin, redraw=list(made.laws))
     second = checked(twin)
-    if verdict_counts(second.verdicts)[0] > verdict_counts(first.verdicts)[0]:
-        tried = f"the plan '{plan.name}' was tried and left {verdict_counts(second.verdicts)[0]} errors, so nothing is changed"
+    very = _very_network(twin, second, seed)
+    if (errors := verdict_counts(second.verdicts)) > verdict_counts(first.verdicts):
+        tried = f"the plan '{plan.name}' was tried and left {errors[0]} errors, so nothing is changed"
         return recipe.replace(decisions=(*_advice(first, "error"), Decision("advice", "", "", "", tried)))
-    return made.replace(
-        decisions=(*made.decisions, *_advice(second, "error")), summary={**summary, "after": _facts(second)}
+    after = {**_facts(second), "ok": second.ok and not very}
+    after["errors"] = [*after["errors"], *({"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in very)]
+    unlucky = tuple(
+        Decision("advice", v.layer or "", "", "", f"the weights drawn with seed {seed}: {v.message} Try another seed.")
+        for v in very
     )
+    return made.replace(
+        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_advice(second, "warning")), summary={**summary, "after": after}
+    )
+
+
+def _very_network(model: nn.Module, report: Report, seed: int) -> list[Verdict]:
+    """Errors of the weights as they are drawn, beyond those of their law: a few channels may miss every direction."""
+    if report.program is None or report.prediction is None:
+        return []
+    program = report.program
+    found = measure(model, program=program, draws=0, seed=seed)
+    batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
+    evidence = collect(
+        model, program, report.prediction.rows, found.rows, batch=batch, dead=dead_shares(program),
+        classifier=report.evidence.classifier,
+    )  # fmt: skip
+    known = {v.rule for v in report.verdicts if v.severity == "error"}
+    return [v for v in judge(evidence) if v.severity == "error" and v.rule not in known]
 
 
 def _groups(
@@ -144,13 +169,6 @@ def _groups(
     if program is None or places is None:
         return (Group("hidden", tuple(n for n, _ in model.named_parameters())),)
     return parameter_groups(program, places, optimizer)
-
-
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """First name of every parameter, by each of its names."""
-    from leadline.program import tied_parameters
-
-    return tied_parameters(model)
 
 
 def _facts(report: Report) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""``leadline tune``: from a network and a batch to a recipe, and the lines that apply it."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from leadline.cli.app import app, ending
+from leadline.cli.batch import load_batch, load_checkpoint, load_targets
+from leadline.cli.config import parse_config
+from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
+from leadline.cli.load import load_target, to_device
+from leadline.cli.progress import working
+from leadline.program.errors import plain
+from leadline.program.inputs import device_from
+
+__all__ = ["tune"]
+
+_ENDINGS = (".yaml", ".yml")
+# classes of torch.optim; the others come from elsewhere
+_CLASSES = {"sgd": "SGD", "momentum": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
+_EPILOG = (
+    "Naming FILE.py:NAME runs that file. Naming transformers:TYPE downloads nothing. Exit code 0: healthy, as it is or with "
+    "the recipe, 1: still unhealthy, 2: could not run."
+)
+
+
+class _Loss(enum.StrEnum):
+    cross_entropy = "cross_entropy"
+    mse = "mse"
+
+
+@app.command(epilog=_EPILOG)
+def tune(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="FILE.py:NAME, which RUNS that file (NAME: a function that returns the model or (model, batch)), or "
+            "transformers:TYPE."
+        ),
+    ],
+    batch: Annotated[
+        Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam, adamw, lion, lamb or muon.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the recipe: .yaml.")] = None,
+    loss: Annotated[_Loss | None, typer.Option(help="Compare the initial loss with a blind guess too.")] = None,
+    targets: Annotated[Path | None, typer.Option(help="Targets of that batch, for the loss.")] = None,
+    config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
+    seq: Annotated[int | None, typer.Option(help="Tokens an input (transformers:TYPE).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=2, help="Networks behind each measurement (8, fewer for large ones).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw, and of the recipe's weights.")] = 0,
+    mode: Annotated[
+        bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Say what to change in a network's initialization so that it can train, and write it down."""
+    with ending(debug):
+        if output is not None and output.suffix.lower() not in _ENDINGS:
+            raise UserError(f"the recipe '{plain(output)}' does not end in .yaml, expected that: name such a file.")
+        with working(not as_json) as progress:
+            from leadline.tune import tune as run_tune
+
+            loaded = load_target(
+                target, config=parse_config(config), device=device, seq=seq, batch_size=batch_size,
+                image_size=image_size, seed=seed,
+            )  # fmt: skip
+            model, args, kwargs, found = loaded.model, loaded.args, loaded.kwargs, loaded.targets
+            place = device_from(device)
+            if checkpoint is not None:
+                load_checkpoint(model, checkpoint)
+            if batch is not None:
+                args, kwargs = (to_device(part, place) for part in load_batch(batch))
+            if targets is not None:
+                found = to_device(load_targets(targets), place)
+            if mode is not None:
+                model.train(mode)
+            recipe = run_tune(
+                model, args=args, kwargs=kwargs, optimizer=optimizer, loss=loss.value if loss is not None else None,
+                targets=found, draws=draws, seed=seed, progress=progress, target=loaded.name,
+            )  # fmt: skip
+        if output is not None:
+            recipe.save(output)
+        if as_json:
+            sys.stdout.write(json.dumps(recipe.to_dict(), indent=1, allow_nan=False) + "\n")
+        else:
+            console = Console()
+            console.print(recipe)
+            if output is not None:
+                console.print(_lines(output, optimizer), soft_wrap=True)
+        raise typer.Exit(EXIT_HEALTHY if recipe.ok else EXIT_UNHEALTHY)
+
+
+def _lines(output: Path, optimizer: str | None) -> Text:
+    """The two lines that apply the recipe."""
+    name = _CLASSES.get(optimizer or "adamw")
+    made = f"torch.optim.{name}" if name is not None else "YourOptimizer"
+    momentum = ", momentum=0.9" if optimizer == "momentum" else ""
+    return Text(
+        f"recipe = leadline.tune.Recipe.load({str(output)!r}); recipe.apply(model)\n"
+        f"optimizer = {made}(recipe.param_groups(model){momentum})"
+    )
