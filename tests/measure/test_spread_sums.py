@@ -190,6 +190,23 @@ def test_gates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert worst(model, x, law, found) > TOLERANCE
 
 
+def test_dropout_adds_what_its_masks_sample() -> None:
+    def build(p: float) -> nn.Module:
+        torch.manual_seed(0)
+        parts = [linear(8, 64)]
+        for _ in range(2):
+            parts += [Pointwise(torch.relu), nn.Dropout(p), linear(64, 64)]
+        return nn.Sequential(*parts).train()
+
+    law, x = Law(1.5, 0.1), two_inputs()
+    found = draw(build(0.3), x, law, 6000)
+    assert worst(build(0.3), x, law, found) < TOLERANCE
+    # negative control: no mask, but the larger second moment that it leaves
+    kept = predict(trace(build(0.0).eval(), x, law=law.stated(build(0.0)))).rows
+    dropped = next(d for d in found if d.op == "Dropout")
+    assert next(r for r in kept if r.op == "pointwise").get("spread") < dropped.spread.value * (1 - TOLERANCE)
+
+
 IMAGES = {
     "plain": (lambda: Images(40, 3, torch.relu, skip=False), Law(1.5, 0.05)),
     "strides": (lambda: Images(40, 3, torch.tanh, skip=False, stride=2), Law(1.5, 0.05)),
