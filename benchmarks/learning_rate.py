@@ -145,9 +145,8 @@ def table(names: list[str], optimizer: str, loss: str, seed: int) -> None:
         advised = choose_rate(objective, rule, short_edge, steps=STEPS).confirmed
         others = rate_curve(objective, rule, short / 60, 4 * short, points=12, steps=STEPS)
         best = min((r for r in others if r.held), key=lambda r: r.loss)
-        print(
-            f"{line}{advised.loss:10.2g} / {best.loss:.2g} (at {best.rate / short:.2f} of the smooth edge)", flush=True
-        )
+        rates = f"(rates {advised.rate:.2g}, {best.rate:.2g})"
+        print(f"{line}{advised.loss:10.2g} / {best.loss:.2g} {rates}", flush=True)
         for key, factor in factors.items():
             counted[key] += 1
             right[key] += 1 / within <= factor <= within

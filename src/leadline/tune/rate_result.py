@@ -181,6 +181,8 @@ class LearningRate:
         yield table
         if self.stability is not None and not self.stability.settled:
             yield Text("! the curvature has not converged, so the stable rate is only a guess", "yellow")
+        if self.choice is None:
+            yield Text("! no run has tried this rate: curvature can grow tenfold within the first steps", "yellow")
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         stable, smooth, edge = self.stability, self.smooth, self.edge
@@ -208,6 +210,8 @@ class LearningRate:
             yield "recommended", number(self.rate), why
         yield from self._warmup_rows()
         yield from self._batch_rows()
+        if self.passes:
+            yield "cost", str(self.passes), "forward and backward passes of training runs"
         for layer in self.layers[:_LAYERS]:
             name = plain(layer.layer, 40) or "(top)"
             yield name, number(self.rate * layer.relative), f"curvature of its own {number(layer.curvature)}"
