@@ -33,7 +33,7 @@ def linear_kernel_moment(widths: Sequence[int], order: int) -> float:
         The ratio.
 
     Raises:
-        ValueError: the order is negative.
+        ValueError: the order is negative, or a width is below 1.
 
     Source: Roberts, Yaida and Hanin (2022), section 3.4.
 
@@ -42,6 +42,8 @@ def linear_kernel_moment(widths: Sequence[int], order: int) -> float:
     """
     if order < 0:
         raise ValueError(f"got order={order}: give a moment of order 0 or more.")
+    if any(n < 1 for n in widths):
+        raise ValueError(f"got widths {tuple(widths)[:6]}: a hidden layer has at least 1 neuron.")
     return math.prod(1 + 2 * k / n for n in widths for k in range(order))
 
 

@@ -73,13 +73,15 @@ def targets(K: Tensor, Y: Tensor) -> Tensor:
         Shape (M, outputs), dtype and device of K.
 
     Raises:
-        ValueError: K is not square, or Y has another number of axes, no row, or more rows than K.
+        ValueError: K is not square, or Y has another number of axes, no row, more rows than K, or is not finite.
     """
     if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
         raise ValueError(f"got a kernel of shape {tuple(K.shape)}: give (..., m, m), data first.")
     if Y.ndim not in (1, 2) or not 1 <= Y.shape[0] <= K.shape[-1]:
         wanted = f"(M,) or (M, outputs) with M from 1 to {K.shape[-1]}, the size of the kernel"
         raise ValueError(f"got targets of shape {tuple(Y.shape)}: give {wanted}.")
+    if not bool(torch.isfinite(Y).all()):
+        raise ValueError("got targets with entries that are NaN or infinite: give finite ones.")
     return (Y[:, None] if Y.ndim == 1 else Y).to(K)
 
 

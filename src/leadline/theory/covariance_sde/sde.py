@@ -144,12 +144,16 @@ def covariance_sde(shaped: Shaped) -> CovarianceSDE:
         shaped: from :func:`leadline.activations.shape`; its width does not enter, T = depth/width does.
     Returns:
         The SDE. It explodes with positive probability iff :math:`\tfrac34 f''(0)^2 + f'''(0) > 0`.
+    Raises:
+        ValueError: the activation is not shaped.
     Source: Li, Nica & Roy (2022), theorem 3.9 and proposition 3.10.
 
     >>> from leadline.activations.shape import shape
     >>> covariance_sde(shape("tanh", 100)).can_explode, covariance_sde(shape("softplus", 100)).can_explode
     (False, True)
     """
+    if not isinstance(shaped, Shaped):
+        raise ValueError(f"got {shaped!r}, which is not shaped: give leadline.activations.shape(activation, width).")
     second, third = shaped.origin_derivatives
     # what is left of a zero by numerical derivatives must not decide
     explodes = 0.75 * second**2 + third > 1e-6 * (second**2 + abs(third))

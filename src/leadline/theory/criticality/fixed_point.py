@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from leadline.activations import Activation
 from leadline.theory.criticality.block import Block, Norm
 
 __all__ = ["FixedPoint", "FixedPoints", "depth_scale", "fixed_point", "fixed_points"]
@@ -63,14 +63,14 @@ class FixedPoints:
     chi_perp: Tensor
 
 
-def fixed_point(activation: Activation, C_W: float, C_b: float, K: float, *, residual: float = 0.0) -> FixedPoint:
+def fixed_point(obj: Any, C_W: float, C_b: float, K: float, *, residual: float = 0.0) -> FixedPoint:
     r"""Fixed point that the flow K' = C_b + C_W <f^2>_K + gamma^2 K reaches from K.
 
     .. math:: K^* = C_b + C_W g(K^*) + \gamma^2 K^*, \quad \chi_\parallel = C_W g'(K^*) + \gamma^2, \quad
               \chi_\perp = C_W \langle f'^2 \rangle_{K^*} + \gamma^2
 
     Args:
-        activation: the nonlinearity before the layer.
+        obj: module, function, name, callable or Activation: the nonlinearity before the layer.
         C_W: fan-in times the weight variance.
         C_b: bias variance.
         K: kernel to start from, units of the preactivation squared.
@@ -79,9 +79,16 @@ def fixed_point(activation: Activation, C_W: float, C_b: float, K: float, *, res
     Returns:
         The fixed point with its susceptibilities; K is inf where the flow grows without end.
 
+    Raises:
+        ValueError: a variance is negative or not finite, or the kernel to start from is negative or not finite.
+
     Source: Roberts, Yaida and Hanin (2022), chapter 5; Poole et al. (2016).
     """
-    block = Block(activation, residual=residual)
+    if not (0 <= C_W < math.inf and 0 <= C_b < math.inf):
+        raise ValueError(f"C_W and C_b must be finite and >= 0, got {C_W} and {C_b}; they are variances.")
+    if not 0 <= K < math.inf:
+        raise ValueError(f"the flow must start from a kernel >= 0, got {K}.")
+    block = Block.of(obj, residual=residual)
     w, b = (torch.tensor([v], dtype=torch.float64) for v in (C_W, C_b))
     rest = float(_Search(block, max(K, 1e-300), finer=1).rest(w, b)[0])
     if 0 < rest < math.inf and block.activation.slopes is None:

@@ -62,8 +62,8 @@ def linearized_training(
         Mean, covariance and response at each time, at all m inputs.
 
     Raises:
-        ValueError: shapes do not fit, the preconditioner is not positive definite, or the end of training is
-            asked of a rule that diverges.
+        ValueError: shapes do not fit, a number is not finite, a time is negative, the preconditioner is not positive
+            definite, or the end of training is asked of a rule that diverges.
 
     Source: Jacot et al. (2018); Lee et al. (2019), section 2.2; Roberts, Yaida and Hanin (2022), chapter 10.
 
@@ -75,6 +75,10 @@ def linearized_training(
     if K.shape != Theta.shape or K.ndim != 2:
         shapes = f"{tuple(K.shape)} and {tuple(Theta.shape)}"
         raise ValueError(f"got kernels K and Theta of shapes {shapes}: give both over the same m inputs, (m, m).")
+    if not bool(torch.isfinite(K).all()) or not bool(torch.isfinite(Theta).all()):
+        raise ValueError("got kernels with entries that are NaN or infinite: give finite ones.")
+    if not all(time >= 0 for time in times):
+        raise ValueError(f"got times {tuple(times)[:6]}: training starts at 0, look then or later.")
     m, M = K.shape[0], y.shape[0]
     rule = rule or GradientFlow()
     root = _root(preconditioner, M, Theta)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from leadline.activations import Activation, origin_numbers
+from leadline.activations import activation, origin_numbers
 
 __all__ = ["asymptotic_angle", "asymptotic_kernel", "spread_per_layer"]
 
 
-def asymptotic_kernel(activation: Activation, depth: Tensor, anchor: tuple[float, float]) -> Tensor:
+def asymptotic_kernel(obj: Any, depth: Tensor, anchor: tuple[float, float]) -> Tensor:
     r"""Kernel at great depth for activations that are critical at K* = 0, with C_W = 1/A_2 and C_b = 0.
 
     .. math:: \frac1{K^{(l)}} = -a_1 l + \frac{a_1^2 - a_2}{-a_1}\ln l + \text{const}\ \text{(smooth)}, \qquad
         \frac1{\sqrt{K^{(l)}}} = \frac c2 l + \text{const}\ \text{(cusp)}
 
     Args:
-        activation: sigma with sigma(0) = 0, smooth or with a cusp at 0.
+        obj: anything that :func:`leadline.activations.activation` takes, sigma(0) = 0, smooth or with a cusp at 0.
         depth: layers l, any shape.
         anchor: a layer and its kernel, which fix the constant.
 
@@ -31,7 +32,8 @@ def asymptotic_kernel(activation: Activation, depth: Tensor, anchor: tuple[float
 
     Source: Roberts, Yaida and Hanin (2022), section 5.3.3; the cusp from the same expansion on each side of 0.
     """
-    n = origin_numbers(activation)
+    act = activation(obj)
+    n = origin_numbers(act)
     l0, K0 = anchor
     layers = depth.to(torch.float64)
     if n.a1 is not None and n.a2 is not None and n.a1 < 0:
@@ -41,17 +43,17 @@ def asymptotic_kernel(activation: Activation, depth: Tensor, anchor: tuple[float
     if n.cusp is not None and n.cusp > 0:
         return (1 / math.sqrt(K0) + n.cusp / 2 * (layers - l0)) ** -2
     raise ValueError(
-        f"the kernel of {activation.name} does not fall like a power of depth at K* = 0; iterate `kernel_flow` instead"
+        f"the kernel of {act.name} does not fall like a power of depth at K* = 0; iterate `kernel_flow` instead"
     )
 
 
-def asymptotic_angle(activation: Activation, depth: Tensor) -> Tensor:
+def asymptotic_angle(obj: Any, depth: Tensor) -> Tensor:
     r"""Distance 1 - rho of the correlation of two inputs from 1 at great depth, for a scale-invariant activation.
 
     .. math:: 1 - \rho^{(l)} \to \frac{9\pi^2}{2 t^2 l^2}, \qquad t = \frac{(a_+ - a_-)^2}{a_+^2 + a_-^2}
 
     Args:
-        activation: two slopes that meet at 0, not equal.
+        obj: anything that :func:`leadline.activations.activation` takes, of two slopes that meet at 0, not equal.
         depth: layers l, any shape.
 
     Returns:
@@ -60,14 +62,15 @@ def asymptotic_angle(activation: Activation, depth: Tensor) -> Tensor:
     Raises:
         ValueError: the activation is not of this form, or linear (angles then stay as they are).
     """
-    if activation.slopes is None or activation.slopes[0] == activation.slopes[1]:
-        raise ValueError(f"{activation.name} is not of two different slopes that meet at 0: give ReLU or a relative.")
-    plus, minus = activation.slopes
+    act = activation(obj)
+    if act.slopes is None or act.slopes[0] == act.slopes[1]:
+        raise ValueError(f"{act.name} is not of two different slopes that meet at 0: give ReLU or a relative.")
+    plus, minus = act.slopes
     t = (plus - minus) ** 2 / (plus**2 + minus**2)
     return 9 * math.pi**2 / (2 * t**2 * depth.to(torch.float64) ** 2)
 
 
-def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
+def spread_per_layer(obj: Any, K: float = 0.0) -> float:
     r"""Slope nu of the spread with depth at criticality: V/(nK^2) -> nu l/n.
 
     .. math:: \nu = \frac{C_W^2}{K^{*2}}\big(\langle\sigma^4\rangle - \langle\sigma^2\rangle^2\big)\ (K^* > 0),
@@ -76,7 +79,7 @@ def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
     with C_W = 1/<sigma'^2>. For a scale-invariant activation nu = 3 A_4/A_2^2 - 1 at every K.
 
     Args:
-        activation: sigma.
+        obj: anything that :func:`leadline.activations.activation` takes.
         K: the critical kernel K*; 0 for activations that are critical there.
 
     Returns:
@@ -87,14 +90,15 @@ def spread_per_layer(activation: Activation, K: float = 0.0) -> float:
 
     Source: Roberts, Yaida and Hanin (2022), section 5.4; the cusp from the same expansion on each side of 0.
     """
-    n = origin_numbers(activation)
-    if activation.slopes is not None:
+    act = activation(obj)
+    n = origin_numbers(act)
+    if act.slopes is not None:
         return 3 * n.A4 / n.A2**2 - 1
     if K > 0:
         k = torch.tensor(K, dtype=torch.float64)
-        C_W = 1 / float(activation.derivative_moment(k))
-        variance = float(activation.fourth_moment(k) - activation.second_moment(k) ** 2)
+        C_W = 1 / float(act.derivative_moment(k))
+        variance = float(act.fourth_moment(k) - act.second_moment(k) ** 2)
         return C_W**2 * variance / K**2
     if n.cusp is None:
-        raise ValueError(f"{activation.name} is not critical at K* = 0: give the critical kernel K > 0.")
+        raise ValueError(f"{act.name} is not critical at K* = 0: give the critical kernel K > 0.")
     return (3 * n.A4 / n.A2**2 - 1) / 3

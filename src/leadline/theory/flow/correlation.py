@@ -13,7 +13,7 @@ from torch import Tensor
 from leadline.activations import Activation
 from leadline.activations.piecewise_linear import PiecewiseLinear
 from leadline.gaussian import correlation, hermite_series
-from leadline.theory.flow.joint import input_pairs
+from leadline.theory.flow.joint import checked_gram, input_pairs
 from leadline.theory.flow.kernel import LARGE, SMALL, end_slopes, kernel_flow
 from leadline.theory.flow.layers import Layers
 
@@ -74,8 +74,7 @@ def correlation_flow(layers: Layers, gram: Tensor) -> CorrelationFlow:
     >>> round(flow.correlation[-1, 0, 1].item(), 6)
     0.31831
     """
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise ValueError(f"got a Gram matrix of shape {tuple(gram.shape)}: give x_a · x_b / n_0 of m inputs, (m, m).")
+    checked_gram(gram)
     first = layers.first_kernel(gram.detach().to("cpu", torch.float64))
     m = first.shape[0]
     variance, log_variance = kernel_flow(layers.activation, layers.C_b[1:], layers.C_W[1:], first.diagonal())

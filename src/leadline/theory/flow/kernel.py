@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leadline.activations import Activation
+from leadline.activations import Activation, activation
 from leadline.gaussian.adaptive import REACH
 
 __all__ = ["LARGE", "SMALL", "SecondMoment", "end_slopes", "kernel_flow"]
@@ -38,8 +39,8 @@ class SecondMoment:
         activation: sigma.
     """
 
-    def __init__(self, activation: Activation) -> None:
-        self.activation = activation
+    def __init__(self, act: Activation) -> None:
+        self.activation = act
         self._tables: dict[int, tuple[Array, Array] | None] = {}
         self._low, self._high = math.inf, 0.0
         self._table: tuple[Array, Array] | None = None
@@ -93,9 +94,7 @@ def _nodes(low: float, high: float, kinks: Sequence[float]) -> tuple[Array, Arra
     return (centre + half * x).ravel(), (half * w).ravel()
 
 
-def kernel_flow(
-    activation: Activation, C_b: Sequence[float], C_W: Sequence[float], first: Tensor
-) -> tuple[Tensor, Tensor]:
+def kernel_flow(obj: Any, C_b: Sequence[float], C_W: Sequence[float], first: Tensor) -> tuple[Tensor, Tensor]:
     r"""Kernels of single inputs at every layer, and their logarithms, to any depth.
 
     .. math:: K^{(l+1)} = C_b^{(l+1)} + C_W^{(l+1)}\, g(K^{(l)})
@@ -104,7 +103,7 @@ def kernel_flow(
     the activation's slopes at 0 or at infinity where it has them, so that neither logarithm nor ratios overflow.
 
     Args:
-        activation: sigma.
+        obj: anything that :func:`leadline.activations.activation` takes.
         C_b: bias variances of layers 2 … L.
         C_W: fan-in times the weight variances of layers 2 … L.
         first: K^(1), any number of inputs, units of z squared.
@@ -114,14 +113,21 @@ def kernel_flow(
         so only where growth (or decay) is faster than exponential.
 
     Raises:
-        ValueError: a kernel is negative.
+        ValueError: a kernel or a variance is negative or not a number, or C_b and C_W differ in length.
 
     Source: Roberts, Yaida and Hanin (2022), section 4.1.
     """
     start = first.detach().to("cpu", torch.float64).reshape(-1).numpy()
-    if (start < 0).any():
+    if not (start >= 0).all():
         raise ValueError(f"got a kernel of {start.min():.6g}: kernels are variances, give ones that are not negative.")
-    ends, moment = _Ends(activation), SecondMoment(activation)
+    if len(C_b) != len(C_W):
+        raise ValueError(f"got {len(C_b)} values of C_b and {len(C_W)} of C_W: give one of each for a layer.")
+    if not all(0 <= v < math.inf for v in (*C_b, *C_W)):
+        raise ValueError(
+            "got C_b or C_W with entries that are no variances: give finite numbers that are not negative."
+        )
+    act = activation(obj)
+    ends, moment = _Ends(act), SecondMoment(act)
     values, inverse = np.unique(start, return_inverse=True)
     with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
         columns = np.array([_column(float(k), C_b, C_W, ends, moment) for k in values])
@@ -155,12 +161,12 @@ def _column(
 class _Ends:
     """<sigma^2> where sigma is as good as linear on both sides of 0: below ``low`` and above ``high``."""
 
-    def __init__(self, activation: Activation) -> None:
-        self.near, self.far = ((p * p + m * m) / 2 for p, m in end_slopes(activation))
-        self.at_zero = float(activation.fn(torch.zeros(1, dtype=torch.float64)).to(torch.float64)) ** 2
+    def __init__(self, act: Activation) -> None:
+        self.near, self.far = ((p * p + m * m) / 2 for p, m in end_slopes(act))
+        self.at_zero = float(act.fn(torch.zeros(1, dtype=torch.float64)).to(torch.float64)) ** 2
         self.low = SMALL
         self.high = LARGE if 0 < self.far < math.inf else math.inf
-        if activation.slopes is not None:
+        if act.slopes is not None:
             self.low = self.high = 1.0
 
     def moment(self, K: float) -> float:
@@ -174,23 +180,23 @@ class _Ends:
         return float(np.logaddexp(np.log(self.at_zero), np.log(self.near) + log_K))
 
 
-def end_slopes(activation: Activation) -> tuple[tuple[float, float], tuple[float, float]]:
+def end_slopes(act: Activation) -> tuple[tuple[float, float], tuple[float, float]]:
     r"""Slopes (a_plus, a_minus) of an activation at 0 and at infinity.
 
     .. math:: a_\pm = \sigma'(0^\pm), \qquad a_\pm = \lim_{z\to\pm\infty} \sigma(z)/z
 
     Args:
-        activation: sigma.
+        act: sigma.
 
     Returns:
         At 0, and at infinity: 0 where sigma grows more slowly than z, inf where faster.
     """
-    if activation.slopes is not None:
-        return activation.slopes, activation.slopes
+    if act.slopes is not None:
+        return act.slopes, act.slopes
     with torch.no_grad():
         sides = torch.tensor([1.0, -1.0], dtype=torch.float64)
-        plus, minus = (float(v) for v in activation.derivative(1e-30 * sides))
-        one, two = (activation.fn(z * sides).to(torch.float64) / (z * sides) for z in (1e15, 1e18))
+        plus, minus = (float(v) for v in act.derivative(1e-30 * sides))
+        one, two = (act.fn(z * sides).to(torch.float64) / (z * sides) for z in (1e15, 1e18))
     size = float((one**2).mean())
     if not bool(torch.isfinite(two).all()) or float((two**2).mean()) > size * (1 + 1e-6):
         return (plus, minus), (math.inf, math.inf)

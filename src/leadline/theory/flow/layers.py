@@ -51,6 +51,8 @@ class Layers:
         if len(self.widths) < 2 or min(self.widths) < 1:
             shown = self.widths[:6]
             raise ValueError(f"got widths {shown}: give two or more (inputs first, outputs last), each at least 1.")
+        if any(n != int(n) for n in self.widths):
+            raise ValueError(f"got widths {self.widths[:6]}: give whole numbers of neurons.")
         for name in ("C_b", "C_W", "lambda_b", "lambda_W"):
             values = getattr(self, name)
             if len(values) != self.depth:

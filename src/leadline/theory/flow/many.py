@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
-from leadline.theory.flow.joint import input_pairs, product_covariance
+from leadline.theory.flow.joint import checked_gram, input_pairs, product_covariance
 from leadline.theory.flow.layers import Layers
 from leadline.theory.flow.pairs import pair_derivatives
 from leadline.theory.flow.replicas import Replicas
@@ -125,8 +125,7 @@ def many_input_flow(layers: Layers, gram: Tensor, *, rtol: float = 1e-4, seed: i
     >>> round(flow.V[-1, 0, 0].item(), 9)
     40.0
     """
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise ValueError(f"got a Gram matrix of shape {tuple(gram.shape)}: give x_a · x_b / n_0 of m inputs, (m, m).")
+    checked_gram(gram)
     act = layers.activation
     first = layers.first_kernel(gram.detach().to(torch.float64))
     replicas = Replicas.of(first, scalable=act.slopes is not None and not any(layers.C_b))

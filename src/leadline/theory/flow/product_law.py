@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from leadline.activations import Activation
+from leadline.activations import activation
 
 __all__ = ["LogLaw", "kernel_moment", "log_law", "log_normal_limit"]
 
 
-def kernel_moment(activation: Activation, widths: Sequence[int], order: int) -> float:
+def kernel_moment(obj: Any, widths: Sequence[int], order: int) -> float:
     r"""Moment of the random kernel of one input over its mean to the same power, exactly.
 
     .. math:: \frac{E\,G^p}{(E\,G)^p} = \prod_l E\Big[\Big(\frac1{n_l}\sum_{i=1}^{n_l}\frac{\sigma(u_i)^2}{A_2}
@@ -23,7 +24,7 @@ def kernel_moment(activation: Activation, widths: Sequence[int], order: int) -> 
     The output's own moments are E z^{2p} = (2p - 1)!! E G^p.
 
     Args:
-        activation: two slopes that meet at 0.
+        obj: anything that :func:`leadline.activations.activation` takes, of two slopes that meet at 0.
         widths: n_1, n_2, … of the hidden layers between the input and G.
         order: p.
 
@@ -31,23 +32,22 @@ def kernel_moment(activation: Activation, widths: Sequence[int], order: int) -> 
         The ratio; for p = 2 it is prod (1 + nu/n_l) with nu = 3 A_4/A_2^2 - 1 (5 for ReLU, 2 for linear).
 
     Raises:
-        ValueError: the activation is not of two slopes, or the order is negative.
+        ValueError: the activation is not of two slopes, a width is below 1, or the order is negative.
 
     Source: Hanin and Nica (2020) for ReLU.
 
-    >>> from leadline.activations import activation
-    >>> kernel_moment(activation("relu"), [5, 10], 2)
+    >>> kernel_moment("relu", [5, 10], 2)
     3.0
     """
     if order < 0:
         raise ValueError(f"got order={order}: give a moment of order 0 or more.")
-    one = [_single(activation, k) for k in range(order + 1)]
-    return math.prod(_mean_moment(tuple(one), n) for n in widths)
+    slopes = _slopes(obj)
+    one = tuple(_single(*slopes, k) for k in range(order + 1))
+    return math.prod(_mean_moment(one, n) for n in _checked(widths))
 
 
-def _single(activation: Activation, k: int) -> float:
+def _single(plus: float, minus: float, k: int) -> float:
     """E[(sigma(u)^2/A_2)^k]."""
-    plus, minus = _slopes(activation)
     A_2 = (plus**2 + minus**2) / 2
     power = ((plus**2 / A_2) ** k + (minus**2 / A_2) ** k) / 2 if k else 1.0
     return math.prod(range(1, 2 * k, 2)) * power
@@ -82,7 +82,7 @@ class LogLaw:
     alive: float
 
 
-def log_law(activation: Activation, widths: Sequence[int]) -> LogLaw:
+def log_law(obj: Any, widths: Sequence[int]) -> LogLaw:
     r"""Mean and variance of the logarithm of the random kernel, exactly, at any width.
 
     .. math:: \ln\frac GK = \sum_l \ln X_l, \qquad X_l = \frac1{n_l}\sum_{i=1}^{n_l}\frac{\sigma(u_i)^2}{A_2}
@@ -92,24 +92,23 @@ def log_law(activation: Activation, widths: Sequence[int]) -> LogLaw:
     theorem ln G is normal in the limit of many layers.
 
     Args:
-        activation: two slopes that meet at 0.
+        obj: anything that :func:`leadline.activations.activation` takes, of two slopes that meet at 0.
         widths: n_1, n_2, … of the hidden layers between the input and G.
 
     Returns:
         The law, given that the signal is alive.
 
     Raises:
-        ValueError: the activation is not of two slopes.
+        ValueError: the activation is not of two slopes, or a width is below 1.
 
     Source: Hanin and Nica (2020) for the log-normal limit.
 
-    >>> from leadline.activations import activation
-    >>> law = log_law(activation("relu"), [50] * 20)
+    >>> law = log_law("relu", [50] * 20)
     >>> round(law.mean, 3), round(law.variance, 3)
     (-1.035, 2.163)
     """
-    plus, minus = _slopes(activation)
-    laws = [_log_layer(plus, minus, n) for n in widths]
+    plus, minus = _slopes(obj)
+    laws = [_log_layer(plus, minus, n) for n in _checked(widths)]
     return LogLaw(sum(m for m, _, _ in laws), sum(v for _, v, _ in laws), math.prod(a for _, _, a in laws))
 
 
@@ -133,32 +132,39 @@ def _log_layer(plus: float, minus: float, n: int) -> tuple[float, float, float]:
     return -np.euler_gamma - mean, variance - math.pi**2 / 6, 1 - dead
 
 
-def log_normal_limit(activation: Activation, widths: Sequence[int]) -> LogLaw:
+def log_normal_limit(obj: Any, widths: Sequence[int]) -> LogLaw:
     r"""Limit of :func:`log_law` as depth and widths grow together.
 
     .. math:: \ln\frac GK \to N(-\tfrac\nu2 r, \nu r), \qquad r = \sum_l \frac1{n_l}, \qquad
         \nu = \frac{3A_4}{A_2^2} - 1
 
     Args:
-        activation: two slopes that meet at 0.
+        obj: anything that :func:`leadline.activations.activation` takes, of two slopes that meet at 0.
         widths: n_1, n_2, … of the hidden layers between the input and G.
 
     Returns:
         The limit; for ReLU N(-5r/2, 5r).
 
     Raises:
-        ValueError: the activation is not of two slopes.
+        ValueError: the activation is not of two slopes, or a width is below 1.
 
     Source: Hanin and Nica (2020).
     """
-    nu = _single(activation, 2) - 1
-    r = sum(1 / n for n in widths)
+    nu = _single(*_slopes(obj), 2) - 1
+    r = sum(1 / n for n in _checked(widths))
     return LogLaw(-nu * r / 2, nu * r, 1.0)
 
 
-def _slopes(activation: Activation) -> tuple[float, float]:
-    if activation.slopes is None or activation.slopes == (0.0, 0.0):
+def _checked(widths: Sequence[int]) -> Sequence[int]:
+    if any(n < 1 for n in widths):
+        raise ValueError(f"got widths {tuple(widths)[:6]}: a hidden layer has at least 1 neuron.")
+    return widths
+
+
+def _slopes(obj: Any) -> tuple[float, float]:
+    act = activation(obj)
+    if act.slopes is None or act.slopes == (0.0, 0.0):
         raise ValueError(
-            f"{activation.name} is not of two slopes that meet at 0: exact laws are of ReLU, leaky ReLU, |z|, linear."
+            f"{act.name} is not of two slopes that meet at 0: exact laws are of ReLU, leaky ReLU, |z|, linear."
         )
-    return activation.slopes
+    return act.slopes

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.optimize import brentq
 
-from leadline.activations import Activation
+from leadline.activations import activation
 from leadline.theory.criticality import depth_scale, fixed_point
 
 __all__ = ["DepthScales", "depth_scales"]
@@ -54,14 +55,14 @@ class DepthScales:
         return depth_scale(self.rate)
 
 
-def depth_scales(activation: Activation, C_W: float, C_b: float = 0.0, K: float = 1.0) -> DepthScales:
+def depth_scales(obj: Any, C_W: float, C_b: float = 0.0, K: float = 1.0) -> DepthScales:
     r"""Fixed points of kernel and correlation, and depth scales of both.
 
     .. math:: \rho^* K^* = C_b + C_W\langle\sigma_a\sigma_b\rangle_{\rho^*}, \qquad
         \text{rate} = C_W\langle\sigma'_a\sigma'_b\rangle_{\rho^*}
 
     Args:
-        activation: sigma.
+        obj: anything that :func:`leadline.activations.activation` takes.
         C_W: fan-in times the weight variance.
         C_b: bias variance, units of z squared.
         K: kernel to start from.
@@ -69,20 +70,23 @@ def depth_scales(activation: Activation, C_W: float, C_b: float = 0.0, K: float 
     Returns:
         Fixed points, susceptibilities and scales.
 
+    Raises:
+        ValueError: a variance is negative or not finite, or the kernel to start from is not a number.
+
     Source: Poole et al. (2016); Schoenholz et al. (2017).
 
-    >>> from leadline.activations import activation
-    >>> found = depth_scales(activation("tanh"), C_W=2.5, C_b=0.05)
+    >>> found = depth_scales("tanh", C_W=2.5, C_b=0.05)
     >>> found.phase, round(found.rho, 4)
     ('chaotic', 0.4468)
     """
-    point = fixed_point(activation, C_W, C_b, K)
+    act = activation(obj)
+    point = fixed_point(act, C_W, C_b, K)
     if not (0 < point.K < math.inf) or point.chi_perp <= 1 + 1e-9:
         return DepthScales(point.K, point.chi_parallel, point.chi_perp, 1.0, point.chi_perp)
     k = torch.tensor(point.K, dtype=torch.float64)
 
     def excess(rho: float) -> float:
-        return (C_b + C_W * float(activation.dual(k, rho * k, k))) / point.K - rho
+        return (C_b + C_W * float(act.dual(k, rho * k, k))) / point.K - rho
 
     # the map lies above the diagonal at -1 … rho* and below it between rho* and 1
     below = next((1 - 2.0**-j for j in range(1, 30) if excess(1 - 2.0**-j) < 0), None)
@@ -90,5 +94,5 @@ def depth_scales(activation: Activation, C_W: float, C_b: float = 0.0, K: float 
     if below is None:
         return DepthScales(point.K, point.chi_parallel, point.chi_perp, 1.0, point.chi_perp)
     rho = low if excess(low) == 0 else float(brentq(excess, low, below, xtol=1e-13))
-    rate = C_W * float(activation.dual_derivative(k, rho * k, k))
+    rate = C_W * float(act.dual_derivative(k, rho * k, k))
     return DepthScales(point.K, point.chi_parallel, point.chi_perp, rho, rate)

@@ -85,7 +85,7 @@ def partial_jacobian(
         Kernels, susceptibilities and ln J, float64.
 
     Raises:
-        ValueError: depth is negative, a variance is negative, or norm or residual are not valid.
+        ValueError: depth is negative, a variance is negative or not finite, or norm or residual are not valid.
 
     Source: Doshi, He and Gromov (2023), sections 2-4.
 
@@ -96,8 +96,8 @@ def partial_jacobian(
     if depth < 0:
         raise ValueError(f"the depth must be 0 or more, got {depth}.")
     w, b, k = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (C_W, C_b, K)))
-    if bool((w < 0).any()) or bool((b < 0).any()) or bool((k < 0).any()):
-        raise ValueError("C_W, C_b and K are variances and must be >= 0; check their signs.")
+    if not all(bool(((v >= 0) & torch.isfinite(v)).all()) for v in (w, b, k)):
+        raise ValueError("C_W, C_b and K are variances and must be finite and >= 0; check their signs.")
     K_all = _kernels(block, w, b, k, depth)
     chi = block.susceptibilities(K_all[:-1], w)[1]
     log_J = torch.cat([torch.zeros_like(w)[None], chi.log().cumsum(0)])
