@@ -160,3 +160,24 @@ def flow(networks: Networks, x: Tensor, Y: Tensor, times: list[float], step: flo
         set_state(state)
         out.append(networks.forward(x)[2][:, 0])
     return torch.stack(out)
+
+
+def kernel(networks: Networks, x: Tensor) -> Tensor:
+    """Tangent kernels of networks with one output, (N, m, m), from gradients written out."""
+    layers = networks.layers
+    h, hidden, z = networks.forward(x)
+    delta, total = torch.ones_like(z), torch.zeros(len(z), len(x), len(x), dtype=z.dtype)
+    for i in reversed(range(layers.depth)):
+        rate = layers.lambda_b[i] + layers.lambda_W[i] / layers.widths[i] * (h[i].mT @ h[i])
+        total += rate * (delta.mT @ delta)
+        if i:
+            delta = (networks.W[i].mT @ delta) * layers.activation.derivative(hidden[i - 1])
+    return total
+
+
+def linear_outputs(H: Tensor, Y: Tensor, times: list[float]) -> Tensor:
+    """Outputs, from 0, of gradient flow under kernels that stay what they are, (T, N, m)."""
+    M = len(Y)
+    rates, U = torch.linalg.eigh(H[:, :M, :M])
+    across, modes = H[:, :, :M] @ U, (U.mT @ Y)
+    return torch.stack([torch.einsum("nbe,ne->nb", across, -torch.expm1(-rates * t) / rates * modes) for t in times])
