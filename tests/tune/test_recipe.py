@@ -35,7 +35,10 @@ def recipe(model: nn.Module | None = None, **changes: object) -> Recipe:
         "seed": 3,
         "laws": laws,
         "decisions": (Decision("weights", "0.weight", "uniform", "gaussian", "it reads the batch", "a book"),),
-        "groups": (Group("hidden", ("0.weight", "2.weight"), lr=0.01), Group("vector", ("0.bias", "2.bias"), weight_decay=0.0)),
+        "groups": (
+            Group("hidden", ("0.weight", "2.weight"), lr=0.01),
+            Group("vector", ("0.bias", "2.bias"), weight_decay=0.0),
+        ),
         "optimizer": "adamw",
         "summary": {"before": {"ok": False, "errors": []}, "after": {"ok": True, "errors": []}},
         "leadline": "0.1.0",
@@ -146,7 +149,9 @@ def test_trained_weights_are_refused_by_name_and_nothing_is_changed() -> None:
     with torch.no_grad():
         model[2].weight.copy_(trained(model[2].weight))
     before = state(model)
-    with pytest.raises(UserError, match=r"no init law explains them: '2\.weight'.*nothing was changed.*redraw=\['2\.weight'\]"):
+    with pytest.raises(
+        UserError, match=r"no init law explains them: '2\.weight'.*nothing was changed.*redraw=\['2\.weight'\]"
+    ):
         recipe().apply(model)
     assert same(state(model), before)
     recipe().apply(model, redraw=["2"])
@@ -184,7 +189,10 @@ def test_redraw_must_name_something() -> None:
     [
         (lambda: nn.Sequential(nn.Linear(24, 48)), r"it lacks '2\.weight', '2\.bias', '4\.weight', '4\.bias'"),
         (lambda: network().append(nn.Linear(5, 5, bias=False)), r"it has '5\.weight' besides"),
-        (lambda: network().__setitem__(4, nn.Linear(48, 6)), r"'4\.weight' has shape \(6, 48\) where the recipe's has \(5, 48\)"),
+        (
+            lambda: network().__setitem__(4, nn.Linear(48, 6)),
+            r"'4\.weight' has shape \(6, 48\) where the recipe's has \(5, 48\)",
+        ),
     ],
 )
 def test_another_network_is_refused_and_the_difference_named(build: object, said: str) -> None:
@@ -231,7 +239,10 @@ def test_padding_rows_stay_zero() -> None:
 def test_groups_are_what_torch_takes() -> None:
     model = network()
     groups = recipe().param_groups(model)
-    assert [(g["name"], g.get("lr"), g.get("weight_decay")) for g in groups] == [("hidden", 0.01, None), ("vector", None, 0.0)]
+    assert [(g["name"], g.get("lr"), g.get("weight_decay")) for g in groups] == [
+        ("hidden", 0.01, None),
+        ("vector", None, 0.0),
+    ]
     optimizer = torch.optim.AdamW(groups, lr=0.5, weight_decay=0.2)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 0.2), (0.5, 0.0)]
 
@@ -261,14 +272,20 @@ def good(tmp_path: Path) -> str:
         (lambda t: t[:-40] + "{", "is not readable as YAML"),
         (lambda t: "- 1\n- 2\n", "is not a recipe, expected 'format: leadline recipe'"),
         (lambda t: "", "is not a recipe"),
-        (lambda t: t.replace("schema: 1", "schema: 2"), "has schema 2, written by leadline 0.1.0, and this version reads up to 1"),
+        (
+            lambda t: t.replace("schema: 1", "schema: 2"),
+            "has schema 2, written by leadline 0.1.0, and this version reads up to 1",
+        ),
         (lambda t: t.replace("schema: 1", "schema: one"), "has the schema 'one', expected a number"),
         (lambda t: t.replace("seed: 3", "seed: -3"), "is damaged"),
         (lambda t: t.replace("kind: orthogonal", "kind: cauchy"), "there is no law 'cauchy'"),
         (lambda t: t.replace("std: 0.3", "std: .nan"), "nan is no finite number"),
         (lambda t: t.replace("std: 0.3", "std: big"), "'big' is no finite number"),
         (lambda t: t.replace("  2.bias: {kind", "  9.bias: {kind"), "'9.bias' is not among the parameters"),
-        (lambda t: t.replace("[2.bias]", "[2.bias]").replace("0.bias, 2.bias", "0.weight, 2.bias"), "stands in two groups"),
+        (
+            lambda t: t.replace("[2.bias]", "[2.bias]").replace("0.bias, 2.bias", "0.weight, 2.bias"),
+            "stands in two groups",
+        ),
         (lambda t: "a: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
         (lambda t: "a: &x [1]\nb: [*x, *x]\n", "it has aliases"),
         (lambda t: "[" * 5000, "is not readable as YAML"),

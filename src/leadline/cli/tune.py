@@ -112,6 +112,7 @@ def _lines(output: Path, optimizer: str | None) -> Text:
     made = f"torch.optim.{name}" if name is not None else "YourOptimizer"
     momentum = ", momentum=0.9" if optimizer == "momentum" else ""
     return Text(
-        f"recipe = leadline.tune.Recipe.load({str(output)!r}); recipe.apply(model)\n"
+        "from leadline.tune import Recipe\n"
+        f"recipe = Recipe.load({str(output)!r}); recipe.apply(model); "
         f"optimizer = {made}(recipe.param_groups(model){momentum})"
     )

@@ -144,7 +144,8 @@ def tune(
         for v in very
     )
     return made.replace(
-        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_advice(second, "warning")), summary={**summary, "after": after}
+        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_advice(second, "warning")),
+        summary={**summary, "after": after},
     )
 
 

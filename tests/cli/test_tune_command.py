@@ -1,0 +1,81 @@
+"""``leadline tune``: the recipe on the screen, as JSON and as a file; what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from leadline.cli.app import app
+from leadline.tune import Recipe
+
+MODEL = """
+import torch
+from torch import nn
+
+def build(depth=3):
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 32), nn.Tanh()]
+    for _ in range(depth):
+        layers += [nn.Linear(32, 32), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(32, 4)), torch.randn(4, 16)
+
+def deep():
+    return build(18)
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    path = tmp_path / "my_model.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["tune", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_healthy_network_is_left_alone_and_the_recipe_written(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    code, text, _ = run(f"{target}:build", "--optimizer", "momentum", "-o", str(out), "--draws", "2")
+    assert code == 0
+    assert "left alone" in text
+    assert f"from leadline.tune import Recipe\nrecipe = Recipe.load({str(out)!r}); recipe.apply(model); " in text
+    assert "optimizer = torch.optim.SGD(recipe.param_groups(model), momentum=0.9)" in text
+    assert Recipe.load(out).optimizer == "momentum"
+
+
+def test_a_deep_one_gets_laws_and_the_lines_do_what_they_say(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    code, text, _ = run(f"{target}:deep", "--optimizer", "adamw", "-o", str(out), "--draws", "2")
+    assert code == 0
+    assert "orthogonal, C_W" in text
+    names: dict[str, Any] = {"torch": torch}
+    exec(MODEL, names)
+    model = names["model"] = names["deep"]()[0]
+    old = model[4].weight.detach().clone()
+    exec("\n".join(text.splitlines()[-2:]), names)
+    assert not torch.equal(model[4].weight, old)
+    assert sum(len(g["params"]) for g in names["optimizer"].param_groups) == len(list(model.parameters()))
+
+
+def test_json_is_the_file(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    code, text, _ = run(f"{target}:build", "-o", str(out), "--draws", "2", "--json")
+    assert code == 0
+    assert json.loads(text) == Recipe.load(out).to_dict()
+
+
+def test_what_cannot_be_used_gets_one_sentence(target: str, tmp_path: Path) -> None:
+    code, _, said = run(f"{target}:build", "-o", str(tmp_path / "r.json"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "does not end in .yaml" in said
+    code, _, said = run(f"{target}:build", "--optimizer", "adagrad")
+    assert code == 2
+    assert "there is no optimizer 'adagrad'" in said

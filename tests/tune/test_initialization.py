@@ -1,0 +1,373 @@
+"""Plans of weights: what each place asks for, what drawn networks say of it, what is left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leadline as ll
+from leadline.measure import measure
+from leadline.program import Program, UserError
+from leadline.testing.networks import mlp
+from leadline.theory import Prediction, predict
+from leadline.theory.criticality import critical_point
+from leadline.tune import tune
+from leadline.tune.init_choose import verdict_counts
+from leadline.tune.init_correct import correct
+from leadline.tune.init_critical import Tunings
+from leadline.tune.init_design import Plan, branch_factors, full_plan, residual_plan
+from leadline.tune.init_places import Places, find_places
+from leadline.tune.recipe import ParameterLaw
+from leadline.tune.recipe_apply import draw
+
+FEATURES = 24
+
+
+def batch(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*(shape or (8, FEATURES)), generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(make: type[nn.Module] | object, *args: object, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(*args)  # type: ignore[operator, no-any-return]
+
+
+def chain(act: str, depth: int, width: int = 32) -> nn.Module:
+    return seeded(mlp, [FEATURES, *[width] * depth, 5], act)
+
+
+class Residual(nn.Module):
+    """A stream with dense branches; one pair of weights for all blocks where they are shared."""
+
+    def __init__(self, depth: int, *, shared: bool = False, norm: str = "", width: int = 32) -> None:
+        super().__init__()
+        count = 1 if shared else depth
+        self.stem, self.head = nn.Linear(FEATURES, width), nn.Linear(width, 5)
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+        for layer in (*self.up, *self.down):
+            nn.init.normal_(layer.weight, std=(2 / width) ** 0.5)
+            nn.init.zeros_(layer.bias)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth)) if norm else None
+        self.norm, self.depth = norm, depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for i in range(self.depth):
+            up, down = self.up[i % len(self.up)], self.down[i % len(self.down)]
+            inner = self.norms[i](h) if self.norms is not None and self.norm == "pre" else h
+            y = down(torch.relu(up(inner)))
+            h = self.norms[i](h + y) if self.norms is not None and self.norm == "post" else h + y
+        return self.head(h)
+
+
+class Images(nn.Module):
+    def __init__(self, depth: int, channels: int, act: nn.Module, *, stride: int = 1, kernel: int = 3) -> None:
+        super().__init__()
+        sizes = [1, *[channels] * depth]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, padding=kernel // 2, stride=stride if i else 1)
+            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        )
+        self.act, self.head = act, nn.Linear(channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """A chain of gated units without norms, whose second moments multiply."""
+
+    def __init__(self, depth: int, width: int = 64) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(FEATURES, width), nn.Linear(width, 5)
+        self.gates, self.ups, self.downs = (
+            nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        for gate, up, down in zip(self.gates, self.ups, self.downs, strict=True):
+            h = down(nn.functional.silu(gate(h)) * up(h))
+        return self.head(h)
+
+
+def planned(
+    model: nn.Module, x: Tensor, frozen: frozenset[str] = frozenset()
+) -> tuple[Program, Places, Prediction, Plan]:
+    program = ll.trace(model, x)
+    places, base = find_places(program), predict(program)
+    return program, places, base, full_plan(program, places, base, frozen)
+
+
+def rows(prediction: Prediction, op: str = "linear") -> list[float]:
+    return [r.get("kernel") or 0.0 for r in prediction.rows if r.op == op]
+
+
+@pytest.mark.parametrize(
+    "act", ["tanh", "gelu", *(pytest.param(a, marks=pytest.mark.slow) for a in ("silu", "sin", "relu", "selu", "erf"))]
+)
+def test_a_chain_gets_its_critical_point(act: str) -> None:
+    program, _, _, plan = planned(chain(act, 9), batch(4, FEATURES))
+    point = critical_point(ll.activation(program.step(next(s.name for s in program.steps if s.op == "pointwise")).fn))
+    hidden, bias = plan.laws["8.weight"], plan.laws["8.bias"]
+    assert hidden.kind == "orthogonal"
+    assert pytest.approx(point.C_W, rel=1e-9) == hidden.C_W
+    assert pytest.approx(point.C_b, rel=1e-9, abs=1e-12) == bias.C_W
+    # the first layer lands on K*, the output is no larger than one, and in between the kernel is held
+    prediction = predict(plan.stated(program))
+    kernels = rows(prediction)
+    assert kernels[0] == pytest.approx(point.K or 1.0, rel=1e-6)
+    assert kernels[-1] <= 1 + 1e-3
+    if point.K:
+        assert all(k == pytest.approx(point.K, rel=1e-3) for k in kernels[:-1])
+
+
+def test_a_shallow_chain_is_drawn_gaussian() -> None:
+    plan = planned(chain("tanh", 4), batch(4, FEATURES))[3]
+    assert {law.kind for law in plan.laws.values()} == {"gaussian", "constant"}
+
+
+def test_the_input_scale_is_folded_into_the_first_layer() -> None:
+    x = batch(4, FEATURES)
+    one, large = (planned(chain("gelu", 4), s * x)[3].laws["0.weight"].C_W for s in (1.0, 100.0))
+    assert one / large == pytest.approx(1e4, rel=1e-5)
+
+
+def test_without_a_bias_the_kernel_is_held_where_gradients_nearly_are() -> None:
+    layers = [m for _ in range(6) for m in (nn.Linear(32, 32, bias=False), nn.GELU())]
+    program, _, _, plan = planned(nn.Sequential(*layers, nn.Linear(32, 5)), batch(4, 32))
+    kernels = rows(predict(plan.stated(program)))
+    assert max(kernels[:-1]) / min(kernels[:-1]) == pytest.approx(1, abs=1e-3)
+    tuning = Tunings().of(ll.activation("gelu"), bias=False)
+    assert tuning is not None
+    K = torch.tensor(tuning.K, dtype=torch.float64)
+    assert tuning.C_W * float(ll.activation("gelu").second_moment(K)) == pytest.approx(tuning.K, rel=1e-9)
+    assert abs(math.log(tuning.C_W * float(ll.activation("gelu").derivative_moment(K)))) < 0.03
+    # at the critical point's own kernel the same would be further from 1
+    K = torch.tensor(critical_point("gelu").K, dtype=torch.float64)
+    act = ll.activation("gelu")
+    assert abs(math.log(float(K / act.second_moment(K) * act.derivative_moment(K)))) > 0.045
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_branches_are_scaled_by_how_their_sum_adds(shared: bool) -> None:
+    depth = 12
+    model = seeded(lambda: Residual(depth, shared=shared))
+    program = ll.trace(model, batch())
+    places = find_places(program)
+    factors = branch_factors(places)
+    assert len(places.branches) == depth
+    wanted = 1 / depth if shared else depth**-0.5
+    assert [f for f, _ in factors.values()] == pytest.approx([wanted] * (1 if shared else depth))
+    plan = residual_plan(program, places, frozenset())
+    assert set(plan.laws) == set(factors)
+    # drawn networks: the stream grows to about e with the factor, and by orders of magnitude without
+    stream = [s.name for s in program.steps if s.op == "add"]
+
+    def growth(p: Program) -> float:
+        found = measure(model, program=p, draws=16, seed=1)
+        return found.row(stream[-1]).values["kernel"].value / found.row("stem").values["kernel"].value
+
+    assert 1.2 < growth(plan.stated(program)) < 12
+    assert growth(program) > 100
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_branches_of_normalised_streams(norm: str) -> None:
+    program = ll.trace(seeded(lambda: Residual(6, norm=norm)), batch())
+    places = find_places(program)
+    assert [b.normed for b in places.branches] == [norm == "pre"] * 6
+    assert [b.parameter for b in places.branches] == [f"down.{i}.weight" for i in range(6)]
+    plan = full_plan(program, places, predict(program), frozenset())
+    found = predict(plan.stated(program))
+    shares = [found.row(b.end or "").get("kernel") for b in places.branches]
+    streams = [found.row(places.through(b.stream).name).get("kernel") for b in places.branches]  # type: ignore[union-attr]
+    unit = streams[0] if norm == "pre" else 1.0
+    assert shares[1:] == pytest.approx([unit / 6] * 5, rel=0.02)
+
+
+def test_a_branch_behind_a_norm_has_no_end() -> None:
+    class Normed(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            for i in range(self.depth):
+                h = h + self.norms[i](self.down[i](torch.relu(self.up[i](h))))  # type: ignore[index]
+            return self.head(h)
+
+    places = find_places(ll.trace(seeded(lambda: Normed(3, norm="inside")), batch()))
+    assert [(b.end, b.obstacle) for b in places.branches] == [(None, "a norm")] * 3
+
+
+@pytest.mark.slow
+def test_delta_orthogonal_kernels_only_where_they_fit() -> None:
+    x = batch(2, 1, 8, 8)
+    kinds = {
+        name: planned(seeded(lambda m=make: m()), x)[3].laws["layers.5.weight"].kind
+        for name, make in {
+            "fits": lambda: Images(9, 16, nn.Tanh()),
+            "few channels": lambda: Images(9, 8, nn.Tanh()),
+            "stride": lambda: Images(9, 16, nn.Tanh(), stride=2),
+            "shallow": lambda: Images(6, 16, nn.Tanh()),
+        }.items()
+    }
+    assert kinds == {
+        "fits": "delta_orthogonal",
+        "few channels": "gaussian",
+        "stride": "gaussian",
+        "shallow": "gaussian",
+    }
+
+
+@pytest.mark.slow
+def test_padding_is_made_up_for() -> None:
+    """Gaussian kernels on 8 x 8 pixels lose a seventh of the signal a layer to zero padding."""
+    program, _, _, plan = planned(seeded(lambda: Images(7, 32, nn.ReLU())), batch(2, 1, 8, 8))
+    C_W = plan.laws["layers.4.weight"].C_W
+    assert C_W > 2.2
+    held = rows(predict(plan.stated(program)), "conv")
+    he = {f"layers.{i}.weight": ParameterLaw("gaussian", (2 / 288) ** 0.5, fan_in=288) for i in range(1, 7)}
+    lost = rows(predict(Plan("he", {**plan.laws, **he}).stated(program)), "conv")
+    assert max(held) / min(held) < 1.3
+    assert max(lost) / min(lost) > 1.8
+
+
+def test_gates_land_on_one_and_so_do_drawn_networks() -> None:
+    """For inputs of one length: a gate multiplies sizes, so that its mean over others is larger."""
+    model = seeded(lambda: Gated(2))
+    x = batch()
+    x = x * (FEATURES / x.square().sum(1, keepdim=True)).sqrt()
+    program, _, _, plan = planned(model, x)
+    candidate = plan.stated(program)
+    assert [predict(candidate).row(f"downs.{i}").get("kernel") for i in (0, 1)] == pytest.approx([1, 1], rel=0.02)
+    down = measure(model, program=candidate, draws=32, seed=0).row("downs.0").values["kernel"]
+    assert abs(down.value - 1) < 4 * down.error + 6 / 64
+    # as it is, the gates multiply what is small
+    assert measure(model, program=program, draws=4, seed=0).row("downs.0").values["kernel"].value < 0.1
+
+
+def test_frozen_weights_stay_and_the_rest_is_planned_around_them() -> None:
+    model = chain("tanh", 9)
+    program, _, _, plan = planned(model, batch(4, FEATURES), frozenset({"4.weight", "4.bias"}))
+    assert "4.weight" not in plan.laws
+    assert "2.weight" in plan.laws
+
+
+@lru_cache(maxsize=1)
+def tuned_tanh() -> tuple[nn.Module, Tensor, ll.tune.Recipe]:  # type: ignore[name-defined]
+    model, x = chain("tanh", 16), batch(6, FEATURES)
+    return model, x, tune(model, x, optimizer="adamw", draws=4)
+
+
+def test_an_unhealthy_chain_is_made_healthy_and_only_read() -> None:
+    model, x, recipe = tuned_tanh()
+    fresh = chain("tanh", 16)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+    before, after = ll.check(model, x, draws=4), recipe.summary["after"]
+    assert verdict_counts(before.verdicts) != (0, 0)
+    assert after["ok"]
+    assert not after["warnings"]
+    applied = recipe.apply(copy.deepcopy(model))
+    assert not [v for v in ll.check(applied, x, draws=4).verdicts if v.severity != "note"]
+    assert [len(g.parameters) for g in recipe.groups] == [1, 15, 1, 17]
+    assert [g.weight_decay for g in recipe.groups] == [None, None, None, 0.0]
+
+
+def test_both_sides_are_in_the_recipe() -> None:
+    recipe = tuned_tanh()[2]
+    for row in recipe.summary["layers"]:
+        predicted, measured, error = row["kernel"]
+        assert abs(measured / predicted - 1) < 0.12 + 4 * error / predicted, row
+    assert "predicted | measured on drawn networks" in str(recipe)
+    assert "the critical point of tanh" in str(recipe)
+
+
+def test_a_tuned_network_is_left_alone() -> None:
+    model, x, recipe = tuned_tanh()
+    again = tune(recipe.apply(copy.deepcopy(model)), x, draws=4)
+    assert again.laws == {}
+    assert again.ok
+    assert "left alone" in str(again)
+
+
+def test_the_draws_of_a_recipe_have_the_laws_that_were_predicted() -> None:
+    """Kernels of networks that the recipe itself draws, seed by seed, against the prediction; and against a wrong one."""
+    model, x, recipe = tuned_tanh()
+    program = ll.trace(model, x)
+    plan = Plan("full", dict(recipe.laws))
+    wrong = Plan("full", {n: law if law.kind == "constant" else ParameterLaw(law.kind, 1.1 * law.std, fan_in=law.fan_in)
+                          for n, law in recipe.laws.items()})  # fmt: skip
+    right, off = (rows(predict(p.stated(program))) for p in (plan, wrong))
+    shapes = dict(model.named_parameters())
+    drawn = []
+    for seed in range(48):
+        twin = copy.deepcopy(model)
+        state = {n: draw(seed, n, law, shapes[n]) for n, law in recipe.laws.items()}
+        twin.load_state_dict({**twin.state_dict(), **state})
+        drawn.append(torch.tensor(rows_of(twin, x), dtype=torch.float64))
+    stacked = torch.stack(drawn)
+    mean, error = stacked.mean(0), stacked.std(0) / len(drawn) ** 0.5
+
+    # width 32: the correction to the mean at layer l is of relative order l/n times a third
+    def misses(kernels: list[float]) -> int:
+        return sum(abs(float(m) - k) > 4 * float(e) + 0.05 * k for k, m, e in zip(kernels, mean, error, strict=True))
+
+    assert misses(right) == 0
+    assert misses(off) >= 6
+
+
+def rows_of(model: nn.Module, x: Tensor) -> list[float]:
+    found = []
+    for module in model:  # type: ignore[attr-defined]
+        x = module(x)
+        if isinstance(module, nn.Linear):
+            found.append(float(x.detach().square().mean()))
+    return found
+
+
+def test_a_layer_that_theory_has_wrong_is_corrected_by_measurement() -> None:
+    """A prediction that believes one layer to be four times as strong as it is drawn; nothing else is touched."""
+    model, x, recipe = tuned_tanh()
+    program = ll.trace(model, x)
+    places = find_places(program)
+    plan = Plan("full", dict(recipe.laws))
+    law = plan.laws["0.weight"]
+    weak = Plan("full", {**plan.laws, "0.weight": ParameterLaw(law.kind, law.std / 2, fan_in=law.fan_in)})
+    candidate = weak.stated(program)
+    measured = measure(model, program=candidate, draws=8, seed=0)
+    corrected = correct(weak, candidate, places, predict(plan.stated(program)), measured)
+    assert corrected.laws["0.weight"].std == pytest.approx(law.std, rel=0.1)
+    assert [d.layer for d in corrected.decisions if d.what == "measured correction"][0] == "0.weight"
+    held = correct(weak, candidate, places, predict(candidate), measured)
+    assert held is weak
+
+
+def test_what_cannot_be_tuned_is_said() -> None:
+    model = chain("tanh", 3)
+    with pytest.raises(UserError, match="there is no optimizer 'adagrad', expected one of sgd"):
+        tune(model, batch(), optimizer="adagrad")
+    with pytest.raises(UserError, match="draws is 1, expected 2 or more"):
+        tune(model, batch(), draws=1)
+
+    class Branching(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.inner = chain("tanh", 3)
+            with torch.no_grad():
+                self.inner.get_submodule("4").weight.mul_(factor)
+                self.inner.get_submodule("6").weight.mul_(factor)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x if x.sum() > 1e9 else 2 * x)
+
+    assert tune(Branching(1.0), batch(), draws=2).ok
+    with pytest.raises(UserError, match="is unhealthy and could not be predicted .*data-dependent control flow"):
+        tune(Branching(1e6), batch(), draws=2)
