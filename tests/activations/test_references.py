@@ -12,7 +12,9 @@ from leadline.activations import Activation, activation
 
 PATH = pathlib.Path(__file__).parents[1] / "gaussian" / "data" / "references.json"
 REFERENCES = json.loads(PATH.read_text())
-MOMENTS = ("mean", "second_moment", "derivative_moment", "second_moment_slope")
+MOMENTS = (
+    "mean", "second_moment", "derivative_moment", "second_moment_slope", "fourth_moment", "derivative_mean",
+)  # fmt: skip
 RTOL = 1e-10
 
 
@@ -40,7 +42,12 @@ def test_one_variable(name: str, route) -> None:
     act, K = route(name), column(rows, "K")
     size = column(rows, "second_moment")
     for moment in MOMENTS:
-        scale = {"mean": size.sqrt(), "second_moment": size}.get(moment, column(rows, "derivative_moment") + size / K)
+        slopes = column(rows, "derivative_moment")
+        bounds = {
+            "mean": size.sqrt(), "second_moment": size, "fourth_moment": column(rows, "fourth_moment"),
+            "derivative_mean": slopes.sqrt(),
+        }  # fmt: skip
+        scale = bounds.get(moment, slopes + size / K)
         out = act.estimate(moment, K)
         assert_agrees(out.value, out.error, column(rows, moment), scale)
 
