@@ -51,7 +51,7 @@ def _uncached(settings: Any, given: Mapping[str, Any]) -> None:
     for name in getattr(settings, "sub_configs", {}):
         part, said = getattr(settings, name, None), given.get(name)
         said = said if isinstance(said, Mapping) else {}
-        if hasattr(part, "use_cache") and "use_cache" not in said:
+        if part is not None and hasattr(part, "use_cache") and "use_cache" not in said:
             part.use_cache = False
         if part is not None:
             _uncached(part, said)
