@@ -151,3 +151,9 @@ def test_refusals() -> None:
         activation(lambda z: z + torch.randn_like(z) * 1e-9)
     with pytest.raises(ValueError, match="PReLU has 3 slopes"):
         activation(nn.PReLU(3))
+
+
+@pytest.mark.parametrize(("fn", "where"), [(torch.log, "-2.3"), (lambda z: 1 / (z - 0.9), "0.9")])
+def test_a_function_without_a_value_somewhere_is_refused(fn, where: str) -> None:
+    with pytest.raises(ValueError, match=f"not finite at {where}; pass one that is defined on the whole line"):
+        activation(fn)

@@ -70,6 +70,24 @@ def test_classes_of_torch_and_files_of_the_user(tmp_path: Path) -> None:
     result = run("criticality", f"{file}:Mine")
     assert result.exit_code == 0, result.output
     assert "K*             3.5800434" in result.stdout
+    file.write_text("import torch\n\ndef swish(z):\n    return z * torch.sigmoid(2 * z)\n")
+    for verb in ("criticality", "phase-diagram"):
+        result = run(verb, f"{file}:swish")
+        assert result.exit_code == 0, result.output
+    assert "K*             3.5800434" in run("criticality", f"{file}:swish").stdout
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ("raise RuntimeError('no luck')", "no luck"), ("return z.sum()", "entry"), ("return torch.log(z)", "not finite"),
+    ("return 'z'", "to str"),
+])  # fmt: skip
+def test_functions_that_are_no_activations(tmp_path: Path, body: str, said: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"import torch\n\ndef f(z):\n    {body}\n")
+    result = run("criticality", f"{file}:f")
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert_one_sentence(result.stderr.strip())
 
 
 def test_a_phase_diagram_as_a_table_a_picture_and_json(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def in_float64(fn: Pointwise) -> tuple[Pointwise, float]:
     Returns:
         fn as it takes and returns float64, and its relative rounding (1e-16 or 1e-7).
     Raises:
-        ValueError: fn changes the shape, mixes entries, or gives another answer the second time.
+        ValueError: fn changes the shape, mixes entries, has no finite value, or gives another answer the second time.
     """
     probe = torch.tensor([-2.3, -0.7, 0.2, 0.9, 3.1], dtype=torch.float64)
     with torch.no_grad():
@@ -46,7 +46,13 @@ def in_float64(fn: Pointwise) -> tuple[Pointwise, float]:
             f"an activation must act on each entry alone, got a callable that maps 5 entries to {what}; "
             "pass a pointwise function, or treat softmax-like operations with their own rule"
         )
-    if not torch.equal(torch.nan_to_num(out), torch.nan_to_num(again)):
+    if not bool(torch.isfinite(out).all()):
+        where = float(probe[~torch.isfinite(out)][0])
+        raise ValueError(
+            f"an activation must have a value at every number, got {_named(fn)}, which is not finite at {where:g}; "
+            "pass one that is defined on the whole line"
+        )
+    if not torch.equal(out, again):
         raise ValueError(
             "an activation must give the same answer twice, got a random callable; "
             "call eval() on the module, or pass its deterministic part"
@@ -62,11 +68,14 @@ def _attempt(fn: Pointwise, wide: Pointwise, probe: Tensor) -> Tensor:
         raise ValueError(_not_pointwise(fn, error)) from error
 
 
+def _named(fn: Pointwise) -> str:
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
 def _not_pointwise(fn: Pointwise, error: Exception) -> str:
-    name = getattr(fn, "__name__", None) or type(fn).__name__
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"an activation must act on each entry alone, got {name}, which fails on 5 numbers ({reason}); "
+        f"an activation must act on each entry alone, got {_named(fn)}, which fails on 5 numbers ({reason}); "
         "pass a pointwise function of one tensor"
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from leadline.activations import REGISTRY, Activation, activation
 from leadline.cli.errors import UserError
-from leadline.cli.load import load_target
+from leadline.cli.load import load_pointwise
 from leadline.program.errors import near, one_line, plain
 
 __all__ = ["Json", "NameArgument", "NormOption", "ResidualOption", "named_activation", "refusing"]
@@ -21,7 +21,7 @@ NameArgument = Annotated[
     str,
     typer.Argument(
         help="A name (gelu, tanh, …), a class of torch.nn (Hardswish, …), or FILE.py:NAME, which RUNS that file (NAME: a "
-        "module that acts on each entry alone, or a function that returns one)."
+        "function of one tensor, or a module, that acts on each entry alone, or a function that returns a module)."
     ),
 ]
 NormOption = Annotated[
@@ -57,7 +57,7 @@ def named_activation(name: str) -> Activation:
                     "that acts on each entry alone."
                 ) from error
         if ":" in name or name.endswith(".py"):
-            return activation(load_target(name).model)
+            return activation(load_pointwise(name))
         known = [*REGISTRY.names, *(k.__name__ for k in REGISTRY.modules)]
         raise UserError(
             f"no activation is called '{plain(name)}', expected a name or FILE.py:NAME: {near(name, known)}."

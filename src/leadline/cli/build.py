@@ -10,19 +10,19 @@ import inspect
 import itertools
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leadline.program.errors import UserError, near, one_line, plain
 from leadline.program.trial import preserved_rng
 
-__all__ = ["build"]
+__all__ = ["build", "build_pointwise"]
 
 _PREFIX = "_leadline_target_"
 _RAISED = "run the file on its own to see the whole traceback"
@@ -47,29 +47,61 @@ def build(file: str, attribute: str, config: Mapping[str, Any], seed: int) -> tu
     Raises:
         UserError: no such file or name, the file or the builder raises, or what it returns is no model.
     """
+    with _opened(file, attribute, seed) as (path, found):
+        built = _called(found, attribute, path, config, seed)
+    return _model_and_batch(built, attribute, path)
+
+
+def build_pointwise(file: str, attribute: str, seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """Run a file and take the function of one tensor that it holds under a name, or the module that it builds.
+
+    Args:
+        file: path of a Python file.
+        attribute: a function of one tensor, a module, a module class, or a function that returns a module.
+        seed: seed of the random states.
+
+    Returns:
+        The function or module.
+
+    Raises:
+        UserError: no such file or name, or the file or a builder raises.
+    """
+    with _opened(file, attribute, seed) as (path, found):
+        if inspect.isfunction(found) and len(_required(found)) == 1:
+            return found
+        built = _called(found, attribute, path, {}, seed)
+    return _model_and_batch(built, attribute, path)[0]
+
+
+@contextlib.contextmanager
+def _opened(file: str, attribute: str, seed: int) -> Iterator[tuple[Path, Any]]:
+    """What a file holds under a name, while it counts as running."""
     path = _existing(file)
     # A user's print must not end up in the JSON on standard output.
     with _import_path(path.parent), preserved_rng(), contextlib.redirect_stdout(sys.stderr):
         _seed(seed)
-        found = _find(_run(path), attribute, path)
-        if isinstance(found, nn.Module):
-            if config:
-                raise UserError(
-                    f"'{plain(attribute)}' of {_name(path)} is a model already and cannot take the config "
-                    f"'{plain(next(iter(config)))}', expected a function or class: leave the config out."
-                )
-            return found, None
-        if not callable(found):
+        yield path, _find(_run(path), attribute, path)
+
+
+def _called(found: Any, attribute: str, path: Path, config: Mapping[str, Any], seed: int) -> Any:
+    """What a builder returns; a module is returned as it is."""
+    if isinstance(found, nn.Module):
+        if config:
             raise UserError(
-                f"'{plain(attribute)}' of {_name(path)} is of type {plain(type(found).__name__)}, expected "
-                "a torch.nn.Module or a function that returns one: name another."
+                f"'{plain(attribute)}' of {_name(path)} is a model already and cannot take the config "
+                f"'{plain(next(iter(config)))}', expected a function or class: leave the config out."
             )
-        _check_call(found, attribute, path, config)
-        # The module is run code; importing it may have used up random numbers.
-        _seed(seed)
-        with _short_errors(f"builder '{plain(attribute)}' of {_name(path)}", path):
-            built = found(**config)
-    return _model_and_batch(built, attribute, path)
+        return found
+    if not callable(found):
+        raise UserError(
+            f"'{plain(attribute)}' of {_name(path)} is of type {plain(type(found).__name__)}, expected "
+            "a torch.nn.Module or a function that returns one: name another."
+        )
+    _check_call(found, attribute, path, config)
+    # The module is run code; importing it may have used up random numbers.
+    _seed(seed)
+    with _short_errors(f"builder '{plain(attribute)}' of {_name(path)}", path):
+        return found(**config)
 
 
 def _name(path: Path) -> str:
@@ -205,15 +237,20 @@ def _check_call(builder: Any, attribute: str, path: Path, config: Mapping[str, A
             raise UserError(
                 f"builder '{plain(attribute)}' of {_name(path)} takes no argument '{plain(key)}': {near(key, names)}."
             )
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
-    needed = [name for name in required if name not in config]
+    needed = [name for name in _required(builder) if name not in config]
     if needed:
         shown = ", ".join(f"'{plain(n)}'" for n in needed[:6])
         raise UserError(
             f"builder '{plain(attribute)}' of {_name(path)} needs {shown}, expected one that can be called "
             f"without: give --config {plain(needed[0])}=VALUE, or default values."
         )
+
+
+def _required(function: Any) -> list[str]:
+    """Names of the arguments that a call cannot do without."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def _model_and_batch(built: Any, attribute: str, path: Path) -> tuple[nn.Module, Any]:

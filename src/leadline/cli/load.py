@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leadline.cli.build import build
+from leadline.cli.build import build, build_pointwise
 from leadline.program.errors import UserError, plain
 from leadline.program.inputs import device_from, split_batch
 
-__all__ = ["Loaded", "load_target", "to_device"]
+__all__ = ["Loaded", "load_pointwise", "load_target", "to_device"]
 
 _TYPE_PREFIX = "transformers:"
 _FORMS = "name FILE.py:NAME, where NAME is a function that returns the model or (model, batch), or transformers:TYPE"
@@ -94,6 +94,21 @@ def load_target(
         plain(target),
         to_device(targets, place),
     )
+
+
+def load_pointwise(target: str) -> Callable[[Tensor], Tensor]:
+    """Take the function of one tensor, or the module, that a target names; this runs its file.
+
+    Args:
+        target: ``FILE.py:NAME``.
+
+    Returns:
+        The function or module.
+
+    Raises:
+        UserError: anything that cannot be used; one sentence.
+    """
+    return build_pointwise(*_split(target))
 
 
 def _split(target: str) -> tuple[str, str]:
