@@ -108,7 +108,8 @@ class Windows:
         """Of pairs of windows: correlations, and which taps win."""
         p, q, _ = self.out.index
         m, S = len(self.places), self.out.sites
-        maxima, slopes = [], []
+        maxima: list[Tensor] = []
+        slopes: list[Tensor] = []
         won, sloped_won = (torch.zeros(len(self.out.offsets) * 2 * m * m, dtype=torch.float64) for _ in range(2))
         chunks = chosen.split(max(_CHUNK // (_PAIR_DRAWS * 2 * m), 1)) if chosen.numel() else ()
         for number, rows in enumerate(chunks):

@@ -5,12 +5,12 @@ Sorting tokens by expert mixes up samples, sites and channels; step by step noth
 
 from __future__ import annotations
 
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from leadline.program.fuse.base import GraphView, Group, is_op, pattern
 
-__all__: list[str] = []
+__all__ = ["innermost", "is_random"]
 
 _CHOICES = ("topk", "sort", "argsort", "histc", "nonzero", "bincount", "one_hot", "index_put", "scatter", "index_add")
 
@@ -20,10 +20,10 @@ def routed(view: GraphView, node: fx.Node) -> Group | None:
     """Match the smallest submodule around a choice that has one value leaving it."""
     if not is_op(node, *_CHOICES) or node in view.weights:
         return None
-    parts = _path(node).split(".")
+    parts = innermost(node).split(".")
     for depth in range(len(parts), 0, -1):
         inside = ".".join(parts[:depth])
-        members = [n for n in view.nodes if _random(n, view) and _within(_path(n), inside)]
+        members = [n for n in view.nodes if is_random(n, view) and _within(innermost(n), inside)]
         exits = [n for n in members if n is view.output or any(u not in members for u in view.users(n))]
         if len(exits) == 1 and node in members and view.closed(exits[0], members):
             return _group(view, exits[0], members)
@@ -36,16 +36,18 @@ def _group(view: GraphView, exit: fx.Node, members: list[fx.Node]) -> Group | No
         a for n in members for a in pytree.tree_leaves((n.args, n.kwargs)) if isinstance(a, fx.Node) and a not in inside
     )
     data = [a for a in inputs if a not in known]
-    if len(data) != 1:
+    if len(data) != 1 or not isinstance(data[0].meta["val"], Tensor):
         return None
     return Group("routed", exit, tuple(members), {"input": data[0]})
 
 
-def _random(node: fx.Node, view: GraphView) -> bool:
+def is_random(node: fx.Node, view: GraphView) -> bool:
+    """Whether a node is computed from data and parameters, and needed."""
     return node.op == "call_function" and node in view.wanted and node not in view.fixed and node not in view.weights
 
 
-def _path(node: fx.Node) -> str:
+def innermost(node: fx.Node) -> str:
+    """Path of the submodule whose forward makes a node."""
     stack = node.meta.get("nn_module_stack")
     return str(list(stack.values())[-1][0]) if stack else ""
 
