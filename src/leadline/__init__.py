@@ -2,7 +2,8 @@
 
 :func:`trace` reads a module, :func:`predict` says what theory expects of it, :func:`measure` measures the same,
 :func:`compare` puts the two side by side, and :func:`check` does all of it and gives verdicts. :func:`critical_point`,
-:func:`phase_diagram` and :func:`flow` are the theory of an activation on its own.
+:func:`phase_diagram` and :func:`flow` are the theory of an activation on its own; :func:`tune` writes a recipe
+of initial weights, :func:`learning_rate` says which rate.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from leadline.measure import Comparison as Comparison
 from leadline.measure import Measurement as Measurement
 from leadline.measure import compare as compare
 from leadline.measure import measure as measure
+from leadline.measure.curvature import top_curvature as top_curvature
 from leadline.program import Program as Program
 from leadline.program import UserError as UserError
 from leadline.program import trace as trace
@@ -33,11 +35,14 @@ from leadline.theory.criticality import CriticalPoint as CriticalPoint
 from leadline.theory.criticality import PhaseDiagram as PhaseDiagram
 from leadline.theory.criticality import critical_point as critical_point
 from leadline.theory.criticality import phase_diagram as phase_diagram
+from leadline.tune import Recipe as Recipe
+from leadline.tune import learning_rate as learning_rate
+from leadline.tune import tune as tune
 
 __all__ = [
-    "Activation", "Comparison", "CriticalPoint", "Flow", "Measurement", "PhaseDiagram", "Prediction", "Program", "Report",
-    "UserError", "Verdict", "__version__", "activation", "check", "compare", "critical_point", "flow", "measure",
-    "phase_diagram", "predict", "trace",
+    "Activation", "Comparison", "CriticalPoint", "Flow", "Measurement", "PhaseDiagram", "Prediction", "Program",
+    "Recipe", "Report", "UserError", "Verdict", "__version__", "activation", "check", "compare", "critical_point", "flow",
+    "learning_rate", "measure", "phase_diagram", "predict", "top_curvature", "trace", "tune",
 ]  # fmt: skip
 
 
