@@ -24,6 +24,14 @@ def test_by_default_the_network_is_critical() -> None:
     assert K[-1] == pytest.approx(K[0], abs=1e-6)
 
 
+def test_the_size_of_the_input_is_given_as_in_python() -> None:
+    ended = RUN.invoke(app, ["flow", "--depth", "3", "--C_W", "1", "--input", "0.25", "--networks", "0", "--json"])
+    assert ended.exit_code == 0
+    assert json.loads(ended.stdout)["tensors"]["K"][0] == pytest.approx(0.25)
+    # a norm is a layer in every other verb on activations
+    assert RUN.invoke(app, ["flow", "--depth", "3", "--norm", "0.25"]).exit_code == 2
+
+
 def test_the_picture_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     place = tmp_path / "flow.png"

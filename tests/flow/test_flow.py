@@ -138,6 +138,11 @@ def test_powers_of_depth() -> None:
     bending = fit_power("x", torch.exp(-0.1 * layers), None)
     assert not bending.settled
     assert fit_power("x", torch.sin(layers), None).fitted is None
+    # a kernel that stays has the power 0, not what rounding makes of it
+    still = fit_power("x", 3.56155281 + 4e-16 * torch.sin(layers).double(), 0.0)
+    assert still.fitted == 0.0
+    assert still.settled
+    assert fit_power("x", layers.double() ** -1e-6, 0.0).fitted == pytest.approx(-1e-6)
 
 
 def test_it_prints_and_draws() -> None:

@@ -38,8 +38,8 @@ def flow(
     C_b: Annotated[float | None, typer.Option("--C_b", help="Bias variance; default: critical.")] = None,
     lambda_W: Annotated[float, typer.Option("--lambda_W", help="Fan-in times the weight learning rate.")] = 1.0,
     lambda_b: Annotated[float, typer.Option("--lambda_b", help="Bias learning rate.")] = 1.0,
-    norm: Annotated[
-        float | None, typer.Option(help="|x|^2/n_0 of the input; default: what puts K^(1) on K*, or 1.")
+    size: Annotated[
+        float | None, typer.Option("--input", help="|x|^2/n_0 of the input; default: what puts K^(1) on K*, or 1.")
     ] = None,
     networks: Annotated[
         int | None, typer.Option(min=0, help="Networks to draw; 0: none; default: what takes some seconds.")
@@ -58,11 +58,11 @@ def flow(
             if C_W is None:
                 C_W, offset, K = _critical(act)
                 C_b = offset if C_b is None else C_b
-                if norm is None and offset < K:
-                    norm = max(K - C_b, 0.0) / C_W
+                if size is None and offset < K:
+                    size = max(K - C_b, 0.0) / C_W
             found = run_flow(
                 act, depth=depth, width=width, C_W=C_W, C_b=C_b or 0.0, lambda_W=lambda_W, lambda_b=lambda_b,
-                inputs=1.0 if norm is None else norm, networks=networks, seed=seed, progress=progress,
+                inputs=1.0 if size is None else size, networks=networks, seed=seed, progress=progress,
             )  # fmt: skip
         if output is not None:
             write_figure(found.plot, output)

@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = ["Power", "fit_power"]
 
 _FEWEST = 6  # layers in the second half that a slope is fitted to
+_STILL = 1e-12  # relative change over the fit that rounding alone may make
 _BEND = 0.05  # change of slope between the two halves of the fit from which there is no power law
 
 
@@ -49,6 +50,8 @@ def fit_power(quantity: str, values: Tensor, theory: float | None) -> Power:
     same_sign = bool((values[start:] > 0).all() or (values[start:] < 0).all())
     if len(tail) < _FEWEST or not same_sign or not bool(torch.isfinite(tail).all()):
         return Power(quantity, None, theory, False)
+    if float(tail.max() - tail.min()) <= _STILL * float(tail.max()):
+        return Power(quantity, 0.0, theory, True)
     x = [math.log(i) for i in range(start + 1, depth + 1)]
     y = tail.log().tolist()
     middle = len(x) // 2
