@@ -34,24 +34,25 @@ def test_equal_inputs_are_one(name: str, tolerance: float) -> None:
         torch.testing.assert_close(found, wanted.expand_as(found), rtol=tolerance, atol=tolerance)
 
 
-def test_the_stated_error_holds() -> None:
-    gram = X @ X.T / 4
-    for m in (2, 3, 4):
-        found = tangent_tensors(layers("tanh"), gram[:m, :m])
-        one = tangent_flow(layers("tanh"), gram.diagonal()[:m])
-        for field in FIELDS:
-            value = getattr(found, field)[-1]
-            own = torch.stack([value[(i,) * value.ndim] for i in range(m)])
-            relative = float((own / getattr(one, field)[-1] - 1).abs().max())
-            assert relative < (20 if field == "H1" else 1) * found.error + 1e-9, (m, field)
-    assert found.error < 1e-3
+@pytest.mark.parametrize("m", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_stated_error_holds(m: int) -> None:
+    gram = X[:m] @ X[:m].T / 4
+    found = tangent_tensors(layers("tanh"), gram)
+    one = tangent_flow(layers("tanh"), gram.diagonal())
+    for field in FIELDS:
+        value = getattr(found, field)[-1]
+        own = torch.stack([value[(i,) * value.ndim] for i in range(m)])
+        relative = float((own / getattr(one, field)[-1] - 1).abs().max())
+        assert relative < (20 if field == "H1" else 1) * found.error + 1e-9, field
+    assert found.error < (1e-3 if m == 4 else 1e-7)
 
 
 def test_the_order_of_inputs_and_the_company_they_keep_do_not_matter() -> None:
     gram = X[:3] @ X[:3].T / 4
-    all_three, order = tangent_tensors(layers("gelu"), gram), [2, 0, 1]
-    turned = tangent_tensors(layers("gelu"), gram[order][:, order])
-    two = tangent_tensors(layers("gelu"), gram[:2, :2])
+    shallow = Layers.of("tanh", widths=(4, 16, 24, 2), **{k: v[:3] for k, v in LAW.items()})
+    all_three, order = tangent_tensors(shallow, gram), [2, 0, 1]
+    turned = tangent_tensors(shallow, gram[order][:, order])
+    two = tangent_tensors(shallow, gram[:2, :2])
     for field in FIELDS:
         value, other, fewer = (getattr(t, field)[-1] for t in (all_three, turned, two))
         for axis in range(value.ndim):
@@ -94,8 +95,8 @@ def test_reference_values_of_the_kernel() -> None:
 
 
 def test_mean_is_that_of_the_matrices() -> None:
-    found = tangent_tensors(layers("gelu"), X @ X.T / 4)
-    torch.testing.assert_close(found.Theta, tangent_matrices(layers("gelu"), X), rtol=1e-9, atol=1e-10)
+    found = tangent_tensors(layers("gelu"), X[:2] @ X[:2].T / 4)
+    torch.testing.assert_close(found.Theta, tangent_matrices(layers("gelu"), X[:2]), rtol=1e-9, atol=1e-10)
 
 
 def test_nodes() -> None:

@@ -219,5 +219,6 @@ def test_kernels_that_change_in_training(name: str) -> None:
 
     assert worst(parts(wanted, "H1", "AB")) < SIGMAS
     assert worst(wanted.parts["PQ"]) > SIGMAS
-    assert worst(wanted.parts["RSTU"]) > SIGMAS
     assert worst(wanted.coefficient) > SIGMAS
+    if name == "gelu":  # for tanh P and Q add as little as three standard errors
+        assert worst(wanted.parts["RSTU"]) > SIGMAS
