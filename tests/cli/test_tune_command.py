@@ -57,10 +57,10 @@ def test_a_deep_one_gets_laws_and_the_lines_do_what_they_say(target: str, tmp_pa
     assert code == 0
     assert "orthogonal, C_W" in text
     names: dict[str, Any] = {"torch": torch}
-    exec(MODEL, names)
+    exec(MODEL, names)  # noqa: S102 (a user would type it)
     model = names["model"] = names["deep"]()[0]
     old = model[4].weight.detach().clone()
-    exec("\n".join(text.splitlines()[-2:]), names)
+    exec("\n".join(text.splitlines()[-2:]), names)  # noqa: S102
     assert not torch.equal(model[4].weight, old)
     assert sum(len(g["params"]) for g in names["optimizer"].param_groups) == len(list(model.parameters()))
 

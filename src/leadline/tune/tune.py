@@ -46,8 +46,9 @@ def tune(
 ) -> Recipe:
     """Say what to change in a network so that it can train; the network itself is only read.
 
-    A network in whose check there is no error, and no warning of signals or gradients, is left alone. Else theory plans laws for its weights from their places, the
-    smallest plan that helps is measured on drawn networks and corrected once, and the result is checked again.
+    A network in whose check there is no error, and no warning of signals or gradients, is left alone. Else theory
+    plans laws for its weights from their places, the smallest plan that helps is measured on drawn networks and
+    corrected once, and the result is checked again.
 
     Args:
         model: any module that can be written as a graph; compiled and data-parallel ones are unwrapped.
@@ -107,7 +108,7 @@ def tune(
             return recipe.replace(decisions=_advice(first, "warning"))
         raise UserError(
             f"{plain(type(inner).__name__)} is unhealthy and could not be predicted ({plain(first.reason, 200)}), which "
-            "planning its weights needs: make its forward pass a plain graph."
+            "planning its weights needs: follow what the check says of it."
         )
     chosen = choose(first, program, places)
     if chosen is None:
