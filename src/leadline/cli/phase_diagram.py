@@ -27,6 +27,10 @@ __all__ = ["phase_diagram_verb"]
 
 _SCHEMA = 1
 _PICTURE, _LIST, _TABLE = 201, 41, 9
+# a table says the phase without its colours too
+_WORDS = {"unbounded": "grows", "critical": "any"}
+_MARKS = {"chaotic": "*"}
+_LEGEND = {"chaotic": " (*)", "critical": " (any)", "unbounded": " (grows)"}
 _STYLES = {"ordered": "blue", "critical": "bold green", "chaotic": "red", "unbounded": "dim"}
 
 
@@ -95,12 +99,12 @@ def _table(d: PhaseDiagram) -> Group:
         cells = []
         for j in columns:
             phase = PHASES[int(d.phase[i, j])]
-            text = "grows" if phase == "unbounded" else "any" if phase == "critical" else number(float(scale[i, j]))
+            text = _WORDS.get(phase) or _MARKS.get(phase, "") + number(float(scale[i, j]))
             cells.append(Text(text, _STYLES[phase]))
         table.add_row(number(float(d.C_b[i])), *cells)
     head = Text.assemble("depth scale 1/|ln chi_perp| of ", (d.activation, "bold"), ", in layers: ")
     for phase in PHASES:
-        head.append(f"{phase} ", _STYLES[phase])
+        head.append(f"{phase}{_LEGEND.get(phase, '')} ", _STYLES[phase])
     parts: list[Text | Table] = [head, table]
     if d.point is not None:
         parts.append(Text(d.point.meaning))

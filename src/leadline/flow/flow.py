@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "Flow", "flow"]
 
 _WIDTH = 110
-_EXPANSION = 0.5  # relative size of a first correction from which the next orders matter
+_VISIBLE, _EXPANSION = (
+    0.1,
+    0.5,
+)  # spreads from which the next order in 1/n shows, and from which the series is of no use
 
 
 @dataclass(frozen=True)
@@ -134,17 +137,26 @@ class Flow:
         """What a reader must know before believing the numbers, one sentence each."""
         found = []
         spread = self.spread
-        large = (spread > _EXPANSION).nonzero().flatten()
+        visible, large = ((spread > least).nonzero().flatten() for least in (_VISIBLE, _EXPANSION))
         if large.numel():
             layer = int(large[0]) + 1
+            exact = "; log_law and kernel_moment are exact for this activation" if self._two_slopes else ""
             found.append(
-                f"From layer {layer} on V/(nK^2) exceeds {_EXPANSION}: the expansion in 1/n no longer holds there; "
-                "deep ReLU networks have log-normal laws instead."
+                f"From layer {layer} on V/(nK^2) exceeds {_EXPANSION}: the expansion in 1/n no longer holds there{exact}."
+            )
+        elif visible.numel():
+            found.append(
+                f"From layer {int(visible[0]) + 1} on V/(nK^2) exceeds {_VISIBLE}: the next order in 1/n changes V, A, B, D and "
+                f"F by about as large a part of themselves (up to {float(spread.max()):.0%} here)."
             )
         if not bool(torch.isfinite(self.K).all()):
             layer = int((~torch.isfinite(self.K.reshape(self.depth, -1)).all(1)).nonzero()[0]) + 1
             found.append(f"The kernel leaves the range of floats at layer {layer}.")
         return tuple(found)
+
+    @property
+    def _two_slopes(self) -> bool:
+        return self.layers.activation.slopes is not None and not any(self.layers.C_b)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON; what does not exist, or is not finite, is None."""

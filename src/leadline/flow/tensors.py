@@ -12,7 +12,7 @@ from torch import Tensor
 from leadline.flow.exponents import Power, fit_power
 from leadline.flow.universality import expected_powers
 from leadline.theory.flow import Layers, many_input_flow, single_input_flow
-from leadline.theory.tangent import tangent_flow, tangent_tensors
+from leadline.theory.tangent import tangent_flow, tangent_matrices, tangent_tensors
 
 __all__ = ["FIELDS", "FlowTensors", "tensors"]
 
@@ -69,7 +69,7 @@ def _several(
     try:
         several = tangent_tensors(layers, gram)
     except ValueError as error:
-        said = f"Of the tensors between inputs only K, V and G1 are here: {error}"
+        said = f"Of the tensors between inputs only K, V, G1 and Theta are here: {error}"
     else:
         return {name: getattr(several, name) for name in FIELDS}, []
     try:
@@ -78,6 +78,10 @@ def _several(
         return dict(one), [f"Tensors between inputs are not here, those of the first input are: {error}"]
     between = dict.fromkeys(one)
     between.update(K=kernels.K, V=kernels.vertex, G1=kernels.G1)
+    if one["Theta"] is not None:
+        values, vectors = torch.linalg.eigh(gram)
+        inputs = vectors * (values.clamp_min(0) * gram.shape[0]).sqrt()  # of this Gram matrix, with n_0 = m
+        between["Theta"] = tangent_matrices(layers, inputs)
     return between, [said]
 
 
