@@ -69,9 +69,22 @@ def identity(size: int, like: Tensor, grid: Grid | None) -> Kernel:
     return Banded(values, grid, comb=True)
 
 
+_ROUNDING = 1e-6
+
+
+def _bounded(K: Tensor) -> Tensor:
+    """Covariances no larger than their variances allow: many sums round past a correlation of 1 where inputs collapse."""
+    scale = K.diagonal().clamp_min(0).sqrt()
+    most = scale[:, None] * scale[None, :]
+    over = (K.abs() > most) & (K.abs() <= most * (1 + _ROUNDING))
+    over.fill_diagonal_(False)
+    return torch.where(over, most * K.sign(), K) if bool(over.any()) else K
+
+
 def gram(activation: Activation, K: Kernel, rtol: float, order: int) -> Kernel:
     """<f_p f_q> (``order`` 0) or <f'_p f'_q> (1) of a Gaussian with covariance K."""
     if not isinstance(K, Banded):
+        K = _bounded(K)
         return activation.gram(K, rtol=rtol) if order == 0 else activation.gram_derivative(K, rtol=rtol)
     P = K.grid.points
     p, q, _ = K.grid.index
