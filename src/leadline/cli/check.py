@@ -10,17 +10,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from torch import nn
 
 from leadline.cli.app import app, ending
-from leadline.cli.batch import load_batch, load_checkpoint, load_targets
-from leadline.cli.config import parse_config
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
 from leadline.cli.figures import check_figure, write_figure
 from leadline.cli.laws import parse_laws
-from leadline.cli.load import load_target, to_device
+from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
-from leadline.program.inputs import device_from
 
 __all__ = ["check"]
 
@@ -86,25 +82,13 @@ def check(
         with working(not as_json) as progress:
             from leadline.check import check as run_check
 
-            loaded = load_target(
-                target, config=parse_config(config), device=device, seq=seq, batch_size=batch_size,
-                image_size=image_size, seed=seed,
+            loaded = prepare(
+                target, config=config, device=device, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed,
+                checkpoint=checkpoint, batch=batch, targets=targets, mode=mode,
             )  # fmt: skip
-            model, args, kwargs, found = loaded.model, loaded.args, loaded.kwargs, loaded.targets
-            place = device_from(device)
-            if checkpoint is not None:
-                load_checkpoint(model, checkpoint)
-            if batch is not None:
-                args, kwargs = (to_device(part, place) for part in load_batch(batch))
-            if targets is not None:
-                found = to_device(load_targets(targets), place)
-            if mode is not None:
-                model.train(mode)
-            elif target.startswith("transformers:"):
-                _fresh_norms(model)
             report = run_check(
-                model, args=args, kwargs=kwargs, draws=draws, seed=seed, law=parse_laws(law or []),
-                loss=loss.value if loss is not None else None, targets=found, progress=progress,
+                loaded.model, args=loaded.args, kwargs=loaded.kwargs, draws=draws, seed=seed, law=parse_laws(law or []),
+                loss=loss.value if loss is not None else None, targets=loaded.targets, progress=progress,
                 preview=None if progress is None else lambda first: progress.show(first.screen(full=full)),
                 target=loaded.name,
             )  # fmt: skip
@@ -115,11 +99,3 @@ def check(
         else:
             Console().print(report.screen(full=full))
         raise typer.Exit(EXIT_HEALTHY if report.ok else EXIT_UNHEALTHY)
-
-
-def _fresh_norms(model: nn.Module) -> None:
-    """Put batch norms of a freshly built model type in train mode, since in eval mode they have nothing to say yet."""
-    from leadline.check.collect import untouched_norms
-
-    for name in untouched_norms(model):
-        model.get_submodule(name).train()

@@ -12,13 +12,10 @@ import typer
 from rich.console import Console
 
 from leadline.cli.app import app, ending
-from leadline.cli.batch import load_batch, load_checkpoint, load_targets
-from leadline.cli.config import parse_config
 from leadline.cli.errors import UserError
 from leadline.cli.figures import check_figure, write_figure
-from leadline.cli.load import load_target, to_device
+from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
-from leadline.program.inputs import device_from
 
 __all__ = ["lr"]
 
@@ -75,29 +72,20 @@ def lr(
             from leadline.tune import UpdateRule, learning_rate
 
             rule = UpdateRule(optimizer, beta=beta, beta2=beta2, decay=weight_decay)
-            loaded = load_target(
-                target, config=parse_config(config), device=device, seq=seq, batch_size=batch_size,
-                image_size=image_size, seed=seed,
+            loaded = prepare(
+                target, config=config, device=device, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed,
+                checkpoint=checkpoint, batch=batch, targets=targets, mode=mode,
             )  # fmt: skip
-            model, args, kwargs, found = loaded.model, loaded.args, loaded.kwargs, loaded.targets
-            place = device_from(device)
-            if checkpoint is not None:
-                load_checkpoint(model, checkpoint)
-            if batch is not None:
-                args, kwargs = (to_device(part, place) for part in load_batch(batch))
-            if targets is not None:
-                found = to_device(load_targets(targets), place)
-            if found is None:
+            if loaded.targets is None:
                 raise UserError(
                     "a learning rate is one for a loss, which needs targets, and none were given: --targets."
                 )
-            if not args and not kwargs:
+            if not loaded.args and not loaded.kwargs:
                 raise UserError(f"'{loaded.name}' comes without a batch, expected one: give it with --batch.")
-            if mode is not None:
-                model.train(mode)
             result = learning_rate(
-                model, args=args, kwargs=kwargs, loss=loss.value, targets=found, optimizer=rule, trial=trial,
-                per_layer=per_layer, curve=output is not None, steps=steps, seed=seed, progress=progress,
+                loaded.model, args=loaded.args, kwargs=loaded.kwargs, loss=loss.value, targets=loaded.targets,
+                optimizer=rule, trial=trial, per_layer=per_layer, curve=output is not None, steps=steps,
+                seed=seed, progress=progress,
             )  # fmt: skip
         if output is not None:
             write_figure(result.plot, output)

@@ -13,13 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from leadline.cli.app import app, ending
-from leadline.cli.batch import load_batch, load_checkpoint, load_targets
-from leadline.cli.config import parse_config
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
-from leadline.cli.load import load_target, to_device
+from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
 from leadline.program.errors import plain
-from leadline.program.inputs import device_from
 
 __all__ = ["tune"]
 
@@ -76,23 +73,14 @@ def tune(
         with working(not as_json) as progress:
             from leadline.tune import tune as run_tune
 
-            loaded = load_target(
-                target, config=parse_config(config), device=device, seq=seq, batch_size=batch_size,
-                image_size=image_size, seed=seed,
+            loaded = prepare(
+                target, config=config, device=device, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed,
+                checkpoint=checkpoint, batch=batch, targets=targets, mode=mode,
             )  # fmt: skip
-            model, args, kwargs, found = loaded.model, loaded.args, loaded.kwargs, loaded.targets
-            place = device_from(device)
-            if checkpoint is not None:
-                load_checkpoint(model, checkpoint)
-            if batch is not None:
-                args, kwargs = (to_device(part, place) for part in load_batch(batch))
-            if targets is not None:
-                found = to_device(load_targets(targets), place)
-            if mode is not None:
-                model.train(mode)
             recipe = run_tune(
-                model, args=args, kwargs=kwargs, optimizer=optimizer, loss=loss.value if loss is not None else None,
-                targets=found, draws=draws, seed=seed, progress=progress, target=loaded.name,
+                loaded.model, args=loaded.args, kwargs=loaded.kwargs, optimizer=optimizer,
+                loss=loss.value if loss is not None else None, targets=loaded.targets, draws=draws, seed=seed,
+                progress=progress, target=loaded.name,
             )  # fmt: skip
         if output is not None:
             recipe.save(output)
