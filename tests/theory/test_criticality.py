@@ -76,11 +76,11 @@ def test_the_table_to_six_digits_and_more(row: tuple[Any, ...]) -> None:
 
 NONE = [
     "sigmoid", "softplus", "logsigmoid", "hardsigmoid", "cos", "exp", "gaussian", "relu_squared", "tanhshrink", "step", "sign",
-    lambda z: torch.sin(z + 0.3),
 ]  # fmt: skip
+NONE = [*(pytest.param(name, id=name) for name in NONE), pytest.param(lambda z: torch.sin(z + 0.3), id="sin-shifted")]
 
 
-@pytest.mark.parametrize("obj", NONE, ids=str)
+@pytest.mark.parametrize("obj", NONE)
 def test_activations_without_a_critical_point(obj: Any) -> None:
     p = critical_point(obj)
     assert not p.exists
