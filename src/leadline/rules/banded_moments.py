@@ -23,7 +23,8 @@ __all__ = ["Drawn", "Seed", "drawn_mean", "drawn_means", "drawn_second"]
 
 _REPLICATES = 8
 _POINT_DRAWS, _PAIR_DRAWS = 4096, 2048
-_POINTS, _PAIRS = 256, 512  # drawn for a regression
+_POINTS, _PAIRS = 128, 512  # drawn for a regression, at least
+_EACH = 4  # of them for each regressor, at least
 _FEW_DRAWS = 256  # at least, of each pair where all are drawn
 _CHUNK = 2**17  # numbers of one array while pairs are evaluated, so that it stays in cache
 _APART = 10_007  # rotations of one chunk's draws are this far from those of the next
@@ -118,9 +119,10 @@ def drawn_second(
 
 def _all_points(exprs: Sequence[Expr], parts: _Parts, grid: Grid, seed: Seed) -> tuple[Tensor, Tensor, list[float]]:
     """Means and second moments at all points, (expressions, points)."""
-    P = grid.points
-    if P > 3 * _POINTS and parts.alive:
-        chosen = torch.linspace(0, P - 1, _POINTS).round().long().unique()
+    P, n = grid.points, parts.count
+    wanted = max(_POINTS, _EACH * (n + 1) * (n + 2) // 2)
+    if P > 3 * wanted and parts.alive:
+        chosen = torch.linspace(0, P - 1, wanted).round().long().unique()
         means, owns, errors = _points(exprs, parts, chosen, seed)
         logs = torch.stack([K.diagonal().double().log() for K in parts.kernels], 1)
         table = _quadratic(logs - logs.mean(0))
@@ -161,8 +163,10 @@ def _correlations(
     exprs: Sequence[Expr], parts: _Parts, grid: Grid, wanted: Tensor, seed: Seed
 ) -> tuple[Tensor, list[float]]:
     """<h_p h_q> / sqrt(<h_p^2> <h_q^2>) of pairs (expressions, pairs), and their standard errors."""
-    if wanted.numel() > 3 * _PAIRS and parts.alive:
-        picked = torch.randint(wanted.numel(), (_PAIRS,), generator=torch.Generator().manual_seed(seed.base)).unique()
+    n = parts.count
+    count = max(_PAIRS, _EACH * (n * (n + 7) // 2))
+    if wanted.numel() > 3 * count and parts.alive:
+        picked = torch.randint(wanted.numel(), (count,), generator=torch.Generator().manual_seed(seed.base)).unique()
         drawn, errors = _pairs(exprs, parts, grid, wanted[picked], seed, _PAIR_DRAWS)
         fitted, misfit = _regress(_pair_table(parts, grid, wanted), picked, 1 - drawn.T)
         if float(misfit.max()) < _MISFIT:
