@@ -197,3 +197,15 @@ def test_inputs_are_independent_of_each_other():
 def test_what_does_not_fit_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_kernel_at_rest_stays_until_the_law_changes():
+    C_W = [1.5] * 200 + [2.0] * 200
+    K, _ = kernel_flow("tanh", [0.1] * 400, C_W, torch.ones(1, dtype=torch.float64))
+    second, _ = kernel_flow("tanh", [0.1] * 200, [2.0] * 200, K[200])
+    assert K.shape == (401, 1)
+    assert torch.allclose(K[201:], second[1:], rtol=1e-14)
+    assert float(K[200]) == pytest.approx(float(K[199]), rel=1e-15)
+    assert float(K[201]) > 1.1 * float(K[200])
+    flat, _ = kernel_flow("sign", [0.1] * 50, [1.0] * 50, torch.ones(1, dtype=torch.float64))
+    assert flat[1:].flatten().tolist() == pytest.approx([1.1] * 50, rel=1e-12)

@@ -24,6 +24,7 @@ SMALL, LARGE = 1e-30, 1e30
 _WHOLE = (1e-290, 1e290)
 _NODES = 16
 _GROWTH = 0.5
+_LAST_DIGIT = 2.3e-16
 _CHECK = 1e-11
 
 
@@ -141,9 +142,13 @@ def _column(
     """Kernels of one input and their logarithms, by numbers: an array of one would take twice the time."""
     K = [k]
     logs: dict[int, float] = {}
+    depth, steady = len(C_b), _steady(C_b, C_W)
     for i, (b, w) in enumerate(zip(C_b, C_W)):
         if ends.low < k < ends.high:
-            k = b + w * moment(k)
+            before, k = k, b + w * moment(k)
+            if abs(k - before) <= _LAST_DIGIT * k and i >= steady:
+                K += [k] * (depth - i)  # at rest to the last digit
+                break
         elif _WHOLE[0] < k < _WHOLE[1]:
             k = b + w * ends.moment(k)
         else:
@@ -156,6 +161,12 @@ def _column(
     log_values = np.log(values)
     log_values[list(logs)] = list(logs.values())
     return values, log_values
+
+
+def _steady(C_b: Sequence[float], C_W: Sequence[float]) -> int:
+    """First layer from which on all have one law."""
+    laws = list(zip(C_b, C_W))
+    return next((i + 1 for i in range(len(laws) - 1, -1, -1) if laws[i] != laws[-1]), 0)
 
 
 class _Ends:
