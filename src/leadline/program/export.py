@@ -79,6 +79,21 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[:160]}"
 
 
+def _replace_copy(node: fx.Node) -> None:
+    """Put what is copied in the place of the copy, which has no derivative."""
+    source: Any = node.args[1]
+    value, wanted = source.meta["val"], node.meta["val"]
+    with node.graph.inserting_before(node):
+        if value.dtype != wanted.dtype:
+            source = node.graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": wanted.dtype})
+            source.meta = {**node.meta, "val": value.to(wanted.dtype)}
+        if value.shape != wanted.shape:
+            source = node.graph.call_function(torch.ops.aten.expand.default, (source, list(wanted.shape)))
+            source.meta = dict(node.meta)
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
 def _first_float(graph: fx.Graph, specs: Sequence[Any]) -> fx.Node:
     outputs = next(n for n in graph.nodes if n.op == "output").args[0]
     listed = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
@@ -121,6 +136,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         elif node.target is torch.ops.aten.view.default:
             # view after attention is legal only for the memory layout of the kernel that was traced
             node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.copy.default:
+            _replace_copy(node)
     module.graph.eliminate_dead_code()
     module.recompile()
     signature = program.graph_signature

@@ -226,6 +226,8 @@ def _matmul(node: fx.Node, a: Mapping[str, Any], dims: Callable[[Any], Dims]) ->
     shape = shape_of(node)
     if len(x) < 2 or len(y) < 2:
         return None
+    if len(y) == 2 and len(x) > 2:  # the same matrix for all sites: a dense layer
+        set_kind([*x[-1], *y[-1]], CHANNEL)
     lead = broadcast_dims([(x[:-2], shape_of(one)[:-2]), (y[:-2], shape_of(two)[:-2])], shape[:-2])
     if {id(leaf) for leaf in flat([x[-2]])} & {id(leaf) for leaf in flat([y[-1]])}:
         # query and key positions are the same axis; their product has it twice, so the second gets its own name

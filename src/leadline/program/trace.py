@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 import leadline.program.layouts_images  # noqa: F401  # its rules register themselves
 from leadline.program.errors import UserError
-from leadline.program.export import Exported, export
+from leadline.program.export import Exported, ExportFailure, export
 from leadline.program.fuse import GraphView, Group, fuse
 from leadline.program.fuse.pointwise import compile_chain
 from leadline.program.inputs import batch_from
@@ -59,8 +60,24 @@ class _Evaluate(fx.Interpreter):
         if n not in self.fixed:
             # a placeholder takes the next argument whether its value is wanted or not
             return super().run_node(n) if n.op == "placeholder" else None
-        self.values[n.name] = value = super().run_node(n)
+        self.values[n.name] = value = _made(n) if short_name(n) in _MADE else super().run_node(n)
         return value
+
+
+# tensors of which only the size comes from another
+_MADE = {
+    **dict.fromkeys(("new_empty", "empty_like", "new_zeros", "zeros_like", "new_empty_strided"), 0.0),
+    **dict.fromkeys(("new_ones", "ones_like"), 1.0),
+    **dict.fromkeys(("new_full", "full_like"), None),
+}
+
+
+def _made(node: fx.Node) -> Tensor:
+    """What such an operator makes; what it leaves open is zero."""
+    like, number = node.meta["val"], _MADE[short_name(node)]
+    if number is None:
+        number = bind(node)["fill_value"]
+    return torch.full([int(n) for n in like.shape], number, dtype=like.dtype, device=like.device)
 
 
 def trace(
@@ -100,7 +117,10 @@ def trace(
         kwargs = {**more, **(kwargs or {})}
     kwargs = dict(kwargs or {})
     exported = export(model, args, kwargs)
-    return assemble(model, exported, args, kwargs, law or {})
+    try:
+        return assemble(model, exported, args, kwargs, law or {})
+    except GuardOnDataDependentSymNode as error:
+        raise ExportFailure("the size of a tensor depends on the values of another (data-dependent shapes)") from error
 
 
 def assemble(
@@ -151,6 +171,8 @@ def _random_nodes(nodes: tuple[fx.Node, ...], exported: Exported) -> set[fx.Node
     """Nodes whose value depends on a parameter, or is drawn (train-mode dropout)."""
     random: set[fx.Node] = set()
     for node in nodes:
+        if node.op == "call_function" and short_name(node) in _MADE:
+            continue
         drawn = node.op == "call_function" and short_name(node) == "native_dropout"
         if node.name in exported.parameters or drawn or any(a in random for a in node.all_input_nodes):
             random.add(node)

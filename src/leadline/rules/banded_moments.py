@@ -121,7 +121,7 @@ def _all_points(exprs: Sequence[Expr], parts: _Parts, grid: Grid, seed: Seed) ->
     """Means and second moments at all points, (expressions, points)."""
     P, n = grid.points, parts.count
     wanted = max(_POINTS, _EACH * (n + 1) * (n + 2) // 2)
-    if P > 3 * wanted and parts.alive:
+    if 3 * wanted < P and parts.alive:
         chosen = torch.linspace(0, P - 1, wanted).round().long().unique()
         means, owns, errors = _points(exprs, parts, chosen, seed)
         logs = torch.stack([K.diagonal().double().log() for K in parts.kernels], 1)

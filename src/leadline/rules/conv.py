@@ -163,7 +163,12 @@ class Conv(Rule):
         """Input point of each tap of each output point, -1 on padding; shape (P_out, taps), both with sample axes first."""
         key = f"taps:{step.name}"
         if key not in ctx.cache:
-            ctx.cache[key] = self._taps(step, ctx)
+            taps = self._taps(step, ctx)
+            layout = ctx.program.layouts[step.arguments["input"].name][0]
+            points = math.prod(a.size for dim in layout for a in dim if a.kind != "channel")
+            if int(taps.max()) >= points:
+                raise NoRule("a convolution over an axis of channels")
+            ctx.cache[key] = taps
         return ctx.cache[key]
 
     def _taps(self, step: Step, ctx: Context) -> Tensor:

@@ -47,7 +47,10 @@ class _Linear(Rule):
         pairs = grid(state.expr)
         if pairs is not None:
             return State(self.large(step, state.expr, pairs, ctx), step.points, step.width, None, state.exact)
-        return State(mix(state.expr, self.matrix(step, ctx)), step.points, step.width, None, state.exact)
+        A = self.matrix(step, ctx)
+        if A.shape[1] != state.expr.size:
+            raise NoRule(f"{step.op} over more than the sites")
+        return State(mix(state.expr, A), step.points, step.width, None, state.exact)
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """The transposed map."""

@@ -42,8 +42,8 @@ class GraphView:
     taken: set[fx.Node] = field(default_factory=set)
 
     def users(self, node: fx.Node) -> list[fx.Node]:
-        """Users of a node among the wanted ones."""
-        return [u for u in node.users if u in self.wanted]
+        """Users of a node among the wanted ones; what takes only its size is none."""
+        return [u for u in node.users if u in self.wanted and u not in self.fixed]
 
     def closed(self, exit: fx.Node, members: Iterable[fx.Node]) -> bool:
         """Whether nothing but the exit leaves the group, and no other group has a part of it."""
