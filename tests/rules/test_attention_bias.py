@@ -51,6 +51,9 @@ class Biased(nn.Module):
         elif self.way == "where":
             logits = q @ k.transpose(-1, -2) / math.sqrt(SIZE) + self.added()
             h = torch.where(self.seen, logits, -1e9).softmax(-1) @ v
+        elif self.way == "capped":
+            logits = torch.tanh(q @ k.transpose(-1, -2) / math.sqrt(SIZE) / 0.5) * 0.5
+            h = (logits + self.added()).softmax(-1) @ v
         else:
             flat = [t.reshape(B * HEADS, TOKENS, SIZE) for t in (q, k, v)]
             bias = self.added().expand(B, HEADS, TOKENS, TOKENS).reshape(B * HEADS, TOKENS, TOKENS)
@@ -99,6 +102,20 @@ def test_the_kernel_is_that_of_redrawn_networks(bias: str) -> None:
     # without the bias it is another
     plain = predict(trace(_without(net), X))
     assert abs(_row(plain, "kernel")[0] - measured["kernel"].value) > 6 * measured["kernel"].error
+
+
+def test_a_soft_cap_is_part_of_the_attention() -> None:
+    torch.manual_seed(0)
+    net = Biased("capped", "slope")
+    program = trace(net, X)
+    prediction, measurement = predict(program), measure(net, X, draws=30, seed=1, program=program)
+    assert not prediction.drawn
+    mine, error = _row(prediction, "kernel")
+    (step,) = [s.name for s in program.steps if s.op == "scaled_dot_product_attention"]
+    theirs = next(r for r in measurement.rows if r.step == step).values["kernel"]
+    assert abs(mine - theirs.value) < 4 * math.hypot(theirs.error, error)
+    free, _ = _row(_predicted("written out", "slope"), "kernel")
+    assert abs(free - theirs.value) > 4 * math.hypot(theirs.error, error)
 
 
 def _without(net: Biased) -> Biased:

@@ -98,6 +98,9 @@ class Attention(Rule):
         scale = step.arguments.get("scale")
         scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
         logits = scale * q @ k.transpose(1, 2)
+        cap = step.arguments.get("cap")
+        if cap is not None:
+            logits = cap * logits.tanh()
         bias = self.mask(step, ctx)
         if bias.shape[0] > 1:  # the drawn heads take the biases in turn
             bias = bias[torch.arange(logits.shape[0]) % bias.shape[0]]

@@ -47,10 +47,11 @@ def _through(node: Any, members: list[fx.Node]) -> Any:
 
 
 def _logits(view: GraphView, logits: Any, members: list[fx.Node]) -> tuple[Any, ...] | None:
-    """Query, key, scale, masks and their shapes of what a softmax is taken of; None where it is something else."""
+    """Query, key, scale, soft cap, masks and their shapes of what a softmax is taken of; None where it is something else."""
     scale, masks, dropped = 1.0, [], []
     shapes: dict[str, list[tuple[int, ...]]] = {"masks": [], "dropped": []}  # of the logits where each comes in
     known = view.fixed | view.weights
+    cap: float | None = None
     while True:
         logits = _through(logits, members)
         if is_op(logits, *_PRODUCT):
@@ -62,7 +63,12 @@ def _logits(view: GraphView, logits: Any, members: list[fx.Node]) -> tuple[Any, 
             members.append(logits)
             logits = logits.args[0]
             continue
-        if scale != 1.0:
+        if is_op(logits, "tanh") and cap is None:  # a soft cap on the logits
+            cap, scale = scale, 1.0
+            members.append(logits)
+            logits = logits.args[0]
+            continue
+        if scale != 1.0 or cap is not None:
             return None  # a mask that is scaled
         if is_op(logits, "add") and isinstance(logits.args[1], fx.Node):
             inner, mask = logits.args[:2] if logits.args[1] in known else logits.args[1::-1]
@@ -86,13 +92,13 @@ def _logits(view: GraphView, logits: Any, members: list[fx.Node]) -> tuple[Any, 
     one, two = logits.args[:2]
     if is_op(logits, "baddbmm"):
         given = arguments(logits)
-        if scale != 1.0 or given.get("beta", 1) != 1 or logits.args[0] not in known:
+        if scale != 1.0 or cap is not None or given.get("beta", 1) != 1 or logits.args[0] not in known:
             return None
         masks.append(logits.args[0])
         shapes["masks"].append(shape_of(logits))
         scale, (one, two) = float(given.get("alpha", 1)), logits.args[1:3]
     key = _transposed(two, members)
-    return None if key is None else (one, key, scale, masks, dropped, shapes)
+    return None if key is None else (one, key, scale, cap, masks, dropped, shapes)
 
 
 def _hides(value: Any, view: GraphView) -> bool:
@@ -127,7 +133,7 @@ def attention(view: GraphView, node: fx.Node) -> Group | None:
     found = _logits(view, weights.args[0], members)
     if found is None:
         return None
-    query, key, scale, masks, dropped, shapes = found
+    query, key, scale, cap, masks, dropped, shapes = found
     if not view.closed(node, members):
         return None
     given = {
@@ -140,5 +146,6 @@ def attention(view: GraphView, node: fx.Node) -> Group | None:
         "dropout_p": dropout,
         "is_causal": False,
         "scale": scale,
+        "cap": cap,
     }
     return Group("scaled_dot_product_attention", node, tuple(members), given)
