@@ -23,9 +23,9 @@ class NearbyFlow:
     .. math:: K_{++} = K_0 + K_1 + K_2, \quad K_{--} = K_0 - K_1 + K_2, \quad K_{+-} = K_0 - K_2
 
     Args:
-        K0: kernel of the midpoint, <((z_+ + z_-)/2)^2>.
-        K1: half the difference in size, (K_++ - K_--)/2, of first order.
-        K2: quarter of the distance squared, <((z_+ - z_-)/2)^2>, of second order.
+        K0: kernel of the midpoint, :math:`\langle((z_+ + z_-)/2)^2\rangle`.
+        K1: half the difference in size, :math:`(K_{++} - K_{--})/2`, of first order.
+        K2: quarter of the distance squared, :math:`\langle((z_+ - z_-)/2)^2\rangle`, of second order.
         chi_parallel: factor of K1 a layer, shape (L-1,).
         chi_perp: factor of K2 a layer, shape (L-1,).
         h: what K1^2 adds to K2, half the derivative of chi_perp in K, shape (L-1,).
