@@ -103,3 +103,17 @@ def test_a_convolution_over_what_is_a_channel_elsewhere_is_drawn() -> None:
     torch.manual_seed(0)
     prediction = predict(trace(Across(), X))
     assert all(math.isfinite(r.get("kernel") or 0.0) for r in prediction.rows)
+
+
+def test_a_learned_query_that_is_repeated_by_an_operator_without_a_rule() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.probe, self.head = nn.Parameter(torch.randn(1, 1, WIDTH)), nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.probe.repeat(x.shape[0], 3, 1) + x)
+
+    torch.manual_seed(0)
+    prediction = predict(trace(Pooled(), X))
+    assert prediction.rows[-1].get("kernel") == pytest.approx((1.0 + 1.0) / 3 + 1 / 3 / WIDTH, rel=0.3)

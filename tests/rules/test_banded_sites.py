@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from leadline.measure import measure
 from leadline.program import trace
-from leadline.rules.banded import Banded
+from leadline.rules.banded import Banded, band
 from leadline.rules.banded_grid import Grid, Plan
 from leadline.rules.banded_move import interpolation_maps
 from leadline.rules.banded_offsets import Images, choose_offsets
 from leadline.rules.point_map import SiteMean
+from leadline.rules.sampling import square_root
 from leadline.theory import Prediction, predict
 
 ALL = Images(all_pairs=20, each=10**6, last=10**6)
@@ -201,3 +202,24 @@ def test_the_tangent_kernel_before_a_maximum_is_within_what_is_stated(samples: i
     full, banded = (predict(program, images=i).row("enter").values["tangent_kernel"] for i in (FULL, ALL))
     assert abs(banded.value - full.value) < min(banded.error, 0.08 * full.value)
     assert banded.error < 0.3 * full.value
+
+
+def test_a_full_matrix_goes_through_a_map_as_its_pairs_do() -> None:
+    levels, sizes = [(1, 1), (2, 2)], [(4, 4), (2, 2)]
+    plan = Plan(tuple(choose_offsets(levels, sizes, each=10**4, last=10**4)), tuple(levels), 2)
+    fine, coarse = plan.grid(levels[0], sizes[0]), plan.grid(levels[1], sizes[1])
+    A = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for sites in interpolation_maps(_interpolate("bilinear"), coarse, fine)[:1]:
+        full, carried = sites.kernel(A @ A.T), sites.kernel(band(A @ A.T, coarse))
+        assert torch.equal(full.values, carried.values)
+
+
+def test_what_is_too_large_to_draw_from_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Tensor) -> Tensor:
+        raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")
+
+    indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    assert torch.isfinite(square_root(indefinite)).all()
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    with pytest.raises(ValueError, match="second moment on the way is too large"):
+        square_root(indefinite)

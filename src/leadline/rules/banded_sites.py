@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from leadline.rules.banded import Banded
+from leadline.rules.banded import Banded, band
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_pool import between_lags, shifted
 from leadline.rules.expr import NoRule
@@ -118,7 +118,8 @@ class SiteMap(PointMap):
 
     def kernel(self, K: Tensor | Banded) -> Banded:
         """A K A^T at the pairs of the new image."""
-        known = _Known(K, self)  # type: ignore[arg-type]
+        K = band(K, self.inner)  # a sum with what is known at all pairs is a full matrix
+        known = _Known(K, self)
         values = []
         for k in range(len(self.grid.offsets)):
             pairs = self.grid.sample_pairs[k]
@@ -126,7 +127,7 @@ class SiteMap(PointMap):
             for kept, i, j, w in self.taps(k):
                 total.index_add_(1, kept, known(pairs, i, j) * w.to(total))
             values.append(total.reshape(-1))
-        return Banded(torch.cat(values), self.grid, comb=K.comb)  # type: ignore[union-attr]
+        return Banded(torch.cat(values), self.grid, comb=K.comb)
 
     def left(self, K: Banded) -> Banded:
         """Not needed where the old image and the new are not compared pixel by pixel."""

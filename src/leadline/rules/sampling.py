@@ -56,7 +56,10 @@ def square_root(K: Kernel) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(K + jitter * scale * eye)
     if int(info) == 0:
         return factor
-    values, vectors = torch.linalg.eigh(K)
+    try:
+        values, vectors = torch.linalg.eigh(K)
+    except torch.linalg.LinAlgError as error:  # entries near the largest number that there is
+        raise ValueError("a second moment on the way is too large, so nothing can be drawn from it.") from error
     return vectors * values.clamp_min(0).sqrt()
 
 

@@ -236,6 +236,8 @@ def _adjoint(step: Step, cotangent: Cotangent, ctx: Context, drawn: dict[str, st
     if not isinstance(ctx.values.get(step.name), State):
         return {}
     if step.name not in drawn:
+        if step.op not in RULES:
+            return {}  # a parameter on its way, that was taken as a value where it is used
         try:
             return RULES[step.op].adjoint(step, cotangent, ctx)
         except NoRule as reason:
