@@ -15,7 +15,7 @@ from leadline.cli.errors import UserError
 from leadline.cli.load import load_pointwise
 from leadline.program.errors import near, one_line, plain
 
-__all__ = ["Json", "NameArgument", "NormOption", "ResidualOption", "named_activation", "refusing"]
+__all__ = ["NameArgument", "NormOption", "ResidualOption", "named_activation", "refusing"]
 
 NameArgument = Annotated[
     str,
@@ -29,7 +29,6 @@ NormOption = Annotated[
     typer.Option(help="none, layer_norm_before, layer_norm_after, rms_norm_before or rms_norm_after the activation."),
 ]
 ResidualOption = Annotated[float, typer.Option(help="Strength of a skip around each layer; 0: none, 1: a full one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
 def named_activation(name: str) -> Activation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 from pathlib import Path
@@ -15,58 +14,60 @@ from leadline.cli.app import app, ending
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
 from leadline.cli.figures import check_figure, write_figure
 from leadline.cli.laws import parse_laws
+from leadline.cli.options import (
+    RUNS,
+    TARGET_HELP,
+    Batch,
+    BatchSize,
+    Checkpoint,
+    Config,
+    Debug,
+    Device,
+    ImageSize,
+    Json,
+    Loss,
+    Mode,
+    Seed,
+    Seq,
+    Targets,
+)
 from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
 
 __all__ = ["check"]
 
-_EPILOG = (
-    "Naming FILE.py:NAME runs that file. Naming transformers:TYPE downloads nothing. Exit code 0: healthy, 1: "
-    "unhealthy, 2: could not run."
-)
-
-
-class _Loss(enum.StrEnum):
-    cross_entropy = "cross_entropy"
-    mse = "mse"
+_EPILOG = f"{RUNS} Exit code 0: healthy, 1: unhealthy, 2: could not run."
 
 
 @app.command(epilog=_EPILOG)
 def check(
     target: Annotated[
         str | None,
-        typer.Argument(
-            help="FILE.py:NAME, which RUNS that file (NAME: a function that returns the model, or (model, batch)), or "
-            "transformers:TYPE."
-        ),
+        typer.Argument(help=TARGET_HELP),
     ] = None,
-    batch: Annotated[
-        Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")
-    ] = None,
-    loss: Annotated[_Loss | None, typer.Option(help="Compare the initial loss with a blind guess.")] = None,
-    targets: Annotated[Path | None, typer.Option(help="Targets of that batch, for the loss.")] = None,
-    config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
-    seq: Annotated[int | None, typer.Option(help="Tokens an input (transformers:TYPE).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
+    batch: Batch = None,
+    loss: Annotated[Loss | None, typer.Option(help="Compare the initial loss with a blind guess.")] = None,
+    targets: Targets = None,
+    config: Config = "",
+    seq: Seq = None,
+    batch_size: BatchSize = 2,
+    image_size: ImageSize = None,
+    checkpoint: Checkpoint = None,
     draws: Annotated[
         int | None,
         typer.Option(min=0, help="Re-drawn networks to measure (8, fewer for large ones); 0: this very network."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    seed: Seed = 0,
     law: Annotated[
         list[str] | None, typer.Option(help="A law that overrides the weights: fc1:C_W=2,C_b=0 (repeatable).")
     ] = None,
-    mode: Annotated[
-        bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    mode: Mode = None,
+    device: Device = "cpu",
+    as_json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every row of repeated blocks.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="List the rules: thresholds, reasons, sources.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Read a network, predict it layer by layer, measure the same on it, and say what is wrong."""
     with ending(debug):

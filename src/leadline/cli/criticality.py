@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from leadline.cli.activations import Json, NameArgument, NormOption, ResidualOption, named_activation, refusing
+from leadline.cli.activations import NameArgument, NormOption, ResidualOption, named_activation, refusing
 from leadline.cli.app import app, ending
+from leadline.cli.options import Debug, Json
 from leadline.plot.numbers import number
 from leadline.theory.criticality import CriticalLine, LineKind, critical_line, critical_point
 
@@ -29,7 +29,7 @@ def criticality(
     norm: NormOption = "none",
     residual: ResidualOption = 0.0,
     as_json: Json = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Say at which C_W and C_b a deep network neither explodes nor vanishes, and how it behaves there."""
     with ending(debug):

@@ -19,6 +19,7 @@ from rich.text import Text
 from leadline.cli.app import app, ending
 from leadline.cli.errors import UserError
 from leadline.cli.files import existing_file
+from leadline.cli.options import Debug, Json
 from leadline.cli.text import literal
 from leadline.plot.numbers import number
 from leadline.program.errors import one_line, plain
@@ -52,8 +53,8 @@ def diff(
     before: Annotated[Path, typer.Argument(help="Report of `leadline check --json` before the change.")],
     after: Annotated[Path, typer.Argument(help="Report after the change.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows with the largest changes to show.")] = 12,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say what a change did: verdicts that are gone or new, and the rows that changed most."""
     with ending(debug):

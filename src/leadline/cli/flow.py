@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from leadline.activations import Activation
-from leadline.cli.activations import Json, named_activation, refusing
+from leadline.cli.activations import named_activation, refusing
 from leadline.cli.app import app, ending
 from leadline.cli.errors import UserError
 from leadline.cli.figures import check_figure, write_figure
+from leadline.cli.options import Debug, Json
 from leadline.cli.progress import working
 from leadline.flow import flow as run_flow
 from leadline.program.errors import plain
@@ -47,7 +48,7 @@ def flow(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a figure: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Follow the kernel, the tangent kernel and their fluctuations from layer to layer of a perceptron."""
     with ending(debug):

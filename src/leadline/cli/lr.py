@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 from pathlib import Path
@@ -14,31 +13,34 @@ from rich.console import Console
 from leadline.cli.app import app, ending
 from leadline.cli.errors import UserError
 from leadline.cli.figures import check_figure, write_figure
+from leadline.cli.options import (
+    RUNS,
+    Batch,
+    BatchSize,
+    Config,
+    Debug,
+    Device,
+    ImageSize,
+    Json,
+    Loss,
+    Mode,
+    Seed,
+    Seq,
+    Target,
+    Targets,
+)
 from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
 
 __all__ = ["lr"]
 
 
-class _Loss(enum.StrEnum):
-    cross_entropy = "cross_entropy"
-    mse = "mse"
-
-
-@app.command(epilog="Naming FILE.py:NAME runs that file. Naming transformers:TYPE downloads nothing.")
+@app.command(epilog=RUNS)
 def lr(
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="FILE.py:NAME, which RUNS that file (NAME: a function that returns the model or (model, batch)), or "
-            "transformers:TYPE."
-        ),
-    ],
-    batch: Annotated[
-        Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")
-    ] = None,
-    loss: Annotated[_Loss, typer.Option(help="What is trained on.")] = _Loss.cross_entropy,
-    targets: Annotated[Path | None, typer.Option(help="Targets of that batch.")] = None,
+    target: Target,
+    batch: Batch = None,
+    loss: Annotated[Loss, typer.Option(help="What is trained on.")] = Loss.cross_entropy,
+    targets: Targets = None,
     optimizer: Annotated[str, typer.Option(help="sgd, momentum, nesterov, adam or adamw.")] = "adamw",
     beta: Annotated[float, typer.Option(help="Momentum; for Adam the first beta.")] = 0.9,
     beta2: Annotated[float, typer.Option(help="Adam's second beta.")] = 0.999,
@@ -48,21 +50,19 @@ def lr(
     ] = True,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="One rate a layer (sgd, momentum, nesterov).")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the long runs of the figure.")] = 100,
-    config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
-    seq: Annotated[int | None, typer.Option(help="Tokens an input (transformers:TYPE).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
+    config: Config = "",
+    seq: Seq = None,
+    batch_size: BatchSize = 2,
+    image_size: ImageSize = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from; loaded as data only.")] = None,
-    mode: Annotated[
-        bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
+    mode: Mode = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Train at a range of rates and draw it: .png, .svg or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say which learning rate to use, from curvature and short trial runs."""
     with ending(debug):

@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from leadline.cli.activations import Json, NameArgument, NormOption, ResidualOption, named_activation, refusing
+from leadline.cli.activations import NameArgument, NormOption, ResidualOption, named_activation, refusing
 from leadline.cli.app import app, ending
 from leadline.cli.errors import UserError
 from leadline.cli.figures import check_figure, write_figure
+from leadline.cli.options import Debug, Json
 from leadline.plot.numbers import number
 from leadline.program.errors import plain
 from leadline.theory.criticality import PHASES, PhaseDiagram, phase_diagram
@@ -47,7 +48,7 @@ def phase_diagram_verb(
     norm: NormOption = "none",
     residual: ResidualOption = 0.0,
     as_json: Json = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Map where a deep network is ordered, chaotic or critical, and over how many layers signals survive."""
     with ending(debug):

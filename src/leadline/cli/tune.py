@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,22 @@ from rich.text import Text
 
 from leadline.cli.app import app, ending
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
+from leadline.cli.options import (
+    RUNS,
+    Batch,
+    BatchSize,
+    Checkpoint,
+    Config,
+    Debug,
+    Device,
+    ImageSize,
+    Json,
+    Loss,
+    Mode,
+    Seq,
+    Target,
+    Targets,
+)
 from leadline.cli.prepare import prepare
 from leadline.cli.progress import working
 from leadline.program.errors import plain
@@ -23,48 +38,30 @@ __all__ = ["tune"]
 _ENDINGS = (".yaml", ".yml")
 # classes of torch.optim; the others come from elsewhere
 _CLASSES = {"sgd": "SGD", "momentum": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
-_EPILOG = (
-    "Naming FILE.py:NAME runs that file. Naming transformers:TYPE downloads nothing. Exit code 0: healthy, as it is or with "
-    "the recipe, 1: still unhealthy, 2: could not run."
-)
-
-
-class _Loss(enum.StrEnum):
-    cross_entropy = "cross_entropy"
-    mse = "mse"
+_EPILOG = f"{RUNS} Exit code 0: healthy, as it is or with the recipe, 1: still unhealthy, 2: could not run."
 
 
 @app.command(epilog=_EPILOG)
 def tune(
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="FILE.py:NAME, which RUNS that file (NAME: a function that returns the model or (model, batch)), or "
-            "transformers:TYPE."
-        ),
-    ],
-    batch: Annotated[
-        Path | None, typer.Option(help="Inputs: .pt, .safetensors, .npy or .npz; loaded as data only.")
-    ] = None,
+    target: Target,
+    batch: Batch = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam, adamw, lion, lamb or muon.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the recipe: .yaml.")] = None,
-    loss: Annotated[_Loss | None, typer.Option(help="Compare the initial loss with a blind guess too.")] = None,
-    targets: Annotated[Path | None, typer.Option(help="Targets of that batch, for the loss.")] = None,
-    config: Annotated[str, typer.Option(help="Settings: n_layer=24,n_embd=384 (literals).")] = "",
-    seq: Annotated[int | None, typer.Option(help="Tokens an input (transformers:TYPE).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs that are drawn (transformers:TYPE).")] = 2,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side (transformers:TYPE).")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to look at; loaded as data only.")] = None,
+    loss: Annotated[Loss | None, typer.Option(help="Compare the initial loss with a blind guess too.")] = None,
+    targets: Targets = None,
+    config: Config = "",
+    seq: Seq = None,
+    batch_size: BatchSize = 2,
+    image_size: ImageSize = None,
+    checkpoint: Checkpoint = None,
     draws: Annotated[
         int | None, typer.Option(min=2, help="Networks behind each measurement (8, fewer for large ones).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every draw, and of the recipe's weights.")] = 0,
-    mode: Annotated[
-        bool | None, typer.Option("--train/--eval", help="Mode of the network; default: as it is built.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, …")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    mode: Mode = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say what to change in a network's initialization so that it can train, and write it down."""
     with ending(debug):
