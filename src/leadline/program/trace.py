@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 import leadline.program.layouts_images  # noqa: F401  # its rules register themselves
@@ -117,6 +116,9 @@ def trace(
         kwargs = {**more, **(kwargs or {})}
     kwargs = dict(kwargs or {})
     exported = export(model, args, kwargs)
+    # slow to import, and loaded by the export anyway
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     try:
         return assemble(model, exported, args, kwargs, law or {})
     except GuardOnDataDependentSymNode as error:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from leadline.theory.criticality.block import Block, Norm
@@ -190,6 +189,8 @@ class _Search:
         return np.where(b + w * self.at_zero == 0, 0.0, np.minimum(K, self.nodes[0]))
 
     def _between(self, w: Array, b: Array, x: Array, left: NDArray[np.int64]) -> Array:
+        from scipy.interpolate import CubicSpline  # slow to import
+
         spline = CubicSpline(np.log(self.nodes), self.values / self.nodes)
         low, high = x[left], x[left + 1]
 
@@ -210,6 +211,8 @@ class _Search:
         inside = K.clamp(self.nodes[0], self.nodes[-1])
         if self.block.norm.before or self.block.activation.slopes is not None:
             return self.block.susceptibilities(inside, C_W)
+        from scipy.interpolate import CubicSpline  # slow to import
+
         nodes, skip = torch.from_numpy(self.nodes), self.block.residual**2
         x = inside.log().numpy()
         slope, square = (

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 
 from leadline.activations import Activation, curvature_roots
 from leadline.gaussian.one import weighted_expectation
@@ -55,6 +54,8 @@ def half_stable_points(act: Activation) -> tuple[list[Tuning], bool]:
 
     Source: Roberts, Yaida and Hanin (2022), section 5.3.3.
     """
+    from scipy.optimize import brentq  # slow to import
+
     bend = act.estimate("value_curvature", _FAMILY)
     slope = act.derivative_moment(_FAMILY)
     if bool((bend.value.abs() <= torch.maximum(2 * bend.error, 1e-13 * slope)).all() & (slope > 0).all()):
@@ -109,6 +110,8 @@ def neighbour(act: Activation, point: Tuning, residual: float = 0.0) -> FixedPoi
     Returns:
         The fixed point; None where the flow goes on to infinity.
     """
+    from scipy.optimize import brentq  # slow to import
+
     side = 1.0 if point.chi_prime > 0 else -1.0
     gaps = torch.logspace(math.log10(_NEAREST), math.log10(_FURTHEST), 241, dtype=torch.float64)
     K = point.K * (1 + gaps) if side > 0 else point.K / (1 + gaps)

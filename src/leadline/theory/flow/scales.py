@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
 
 from leadline.activations import activation
 from leadline.theory.criticality import depth_scale, fixed_point
@@ -79,6 +78,8 @@ def depth_scales(obj: Any, C_W: float, C_b: float = 0.0, K: float = 1.0) -> Dept
     >>> found.phase, round(found.rho, 4)
     ('chaotic', 0.4468)
     """
+    from scipy.optimize import brentq  # slow to import
+
     act = activation(obj)
     point = fixed_point(act, C_W, C_b, K)
     if not (0 < point.K < math.inf) or point.chi_perp <= 1 + 1e-9:
