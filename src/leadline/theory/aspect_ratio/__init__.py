@@ -14,7 +14,6 @@ from leadline.theory.aspect_ratio.growth import (
     log_normal_spread,
     product_spread,
     spread_rate,
-    third_moment,
 )
 from leadline.theory.aspect_ratio.information import (
     divergence_series,
@@ -48,5 +47,4 @@ __all__ = [
     "residual_growth",
     "scale_mixture_divergence",
     "spread_rate",
-    "third_moment",
 ]

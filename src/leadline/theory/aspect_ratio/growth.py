@@ -9,9 +9,9 @@ import torch
 
 from leadline.activations import Activation, activation
 from leadline.activations.universality import origin_numbers
-from leadline.gaussian import expectation
+from leadline.theory.criticality import layer_spread, spread_with_skip, third_moment
 
-__all__ = ["aspect_ratio", "log_normal_spread", "product_spread", "spread_rate", "third_moment"]
+__all__ = ["aspect_ratio", "log_normal_spread", "product_spread", "spread_rate"]
 
 _CRITICAL = 1e-3
 
@@ -74,18 +74,6 @@ def log_normal_spread(nu: float, ratio: float) -> float:
     return math.expm1(nu * ratio)
 
 
-def third_moment(act: Activation, K: torch.Tensor) -> torch.Tensor:
-    r"""<z sigma^2>_K, which a residual connection turns into a three-point vertex; 0 for odd and even functions.
-
-    Args:
-        act: the activation.
-        K: variances, any shape, units of z squared.
-    Returns:
-        Shape of K.
-    """
-    return expectation(lambda z: z * act.fn(z) ** 2, K, kinks=act.kinks, rtol=act.rtol).value
-
-
 def spread_rate(obj: object, *, K: float | None = None, residual: float = 0.0, three_point: bool = True) -> float:
     r"""nu: growth of the relative spread of a critical network's kernel per unit of depth over width.
 
@@ -143,13 +131,11 @@ def _slopes_at_zero(plus: float, minus: float) -> Activation:
 
 
 def _injected(act: Activation, K: float, gamma: float, three_point: bool) -> float:
-    k = torch.tensor(float(K), dtype=torch.float64)
-    C_W = (1 - gamma**2) / float(act.derivative_moment(k))
-    variance = float(act.fourth_moment(k) - act.second_moment(k) ** 2)
-    nu = C_W**2 * variance / K**2 + 4 * gamma**2 * (1 - gamma**2)
+    skew = 0.0
     if three_point and gamma > 0:
-        nu += 2 * gamma / (1 - gamma) * (C_W * float(third_moment(act, k))) ** 2 / K**3
-    return nu
+        k = torch.tensor(float(K), dtype=torch.float64)
+        skew = float(third_moment(act, k)) / float(act.derivative_moment(k)) / K**1.5
+    return spread_with_skip(layer_spread(act, K), skew, gamma)
 
 
 def _check_critical(act: Activation, K: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import activation
-from leadline.theory.aspect_ratio.growth import third_moment
+from leadline.theory.criticality import third_moment
 
 __all__ = ["ResidualFlow", "critical_branch_exponent", "residual_flow", "residual_growth"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from leadline.activations import Activation, activation
-from leadline.gaussian import expectation
 from leadline.theory.criticality.block import Block
 from leadline.theory.criticality.classes import Exponents, UniversalityClass
 from leadline.theory.criticality.half_stable import Tuning, half_stable_points, neighbour
 from leadline.theory.criticality.nearest import nearest_point
 from leadline.theory.criticality.origin import Origin, origin
 from leadline.theory.criticality.point import CriticalPoint
+from leadline.theory.criticality.spread import spread_with_skip, third_moment
 
 __all__ = ["critical_point"]
 
@@ -80,7 +80,7 @@ def _at_origin(act: Activation, o: Origin, residual: float) -> CriticalPoint:
     keep = 1 - residual**2
     free = o.kind is UniversalityClass.scale_invariant
     skew = math.sqrt(2 / math.pi) * (o.plus**2 - o.minus**2) / o.A2
-    nu_0 = _with_skip(3 * o.A4 / o.A2**2 - 1, skew, residual)
+    nu_0 = spread_with_skip(3 * o.A4 / o.A2**2 - 1, skew, residual)
     a1, b1, a2, c = (None if v is None else v * keep for v in (o.a1, o.b1, o.a2, o.c))
     return CriticalPoint(
         act.name, o.kind, keep / o.A2, 0.0, None if free else 0.0, residual, o.exponents, nu_0 if free else nu_0 / 3,
@@ -94,8 +94,8 @@ def _half_stable(
 ) -> CriticalPoint:
     p, keep = points[0], 1 - residual**2
     K = torch.tensor(p.K, dtype=torch.float64)
-    third = float(expectation(lambda z: z * act.fn(z) ** 2, K, kinks=act.kinks).value)
-    nu = _with_skip(p.nu, p.C_W * third / p.K**1.5, residual)
+    third = float(third_moment(act, K))
+    nu = spread_with_skip(p.nu, p.C_W * third / p.K**1.5, residual)
     if line:
         notes = (*notes, "every K* > 0 is such a point, each with its own C_W and C_b; K* = 1 stands for them")
     return CriticalPoint(
@@ -104,13 +104,6 @@ def _half_stable(
         neighbour=neighbour(act, p, residual), others=tuple((keep * q.C_W, keep * q.C_b, q.K) for q in points[1:]),
         notes=notes,
     )  # fmt: skip
-
-
-def _with_skip(nu: float, skew: float, residual: float) -> float:
-    """Growth of V/(n K^2) with a skip: the even correlators, and the three-point vertex that a skewed <z s^2> brings in."""
-    keep = 1 - residual**2
-    vertex = 2 * residual / (1 - residual) * (keep * skew) ** 2
-    return keep**2 * nu + 4 * residual**2 * keep + vertex
 
 
 def _without(act: Activation, residual: float, notes: tuple[str, ...]) -> CriticalPoint:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import activation, origin_numbers
+from leadline.theory.criticality import layer_spread
 
 __all__ = ["asymptotic_angle", "asymptotic_kernel", "spread_per_layer"]
 
@@ -95,10 +96,7 @@ def spread_per_layer(obj: Any, K: float = 0.0) -> float:
     if act.slopes is not None:
         return 3 * n.A4 / n.A2**2 - 1
     if K > 0:
-        k = torch.tensor(K, dtype=torch.float64)
-        C_W = 1 / float(act.derivative_moment(k))
-        variance = float(act.fourth_moment(k) - act.second_moment(k) ** 2)
-        return C_W**2 * variance / K**2
+        return layer_spread(act, K)
     if n.cusp is None:
         raise ValueError(f"{act.name} is not critical at K* = 0: give the critical kernel K > 0.")
     return (3 * n.A4 / n.A2**2 - 1) / 3
