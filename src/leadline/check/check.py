@@ -11,11 +11,12 @@ from torch import Tensor, nn
 import leadline.check.rules  # noqa: F401 (each of its files registers a rule)
 from leadline.check.collect import collect
 from leadline.check.evidence import Evidence, LossFacts
-from leadline.check.loss import LOSSES, Loss, initial_loss, network_output
+from leadline.check.loss import initial_loss, network_output
 from leadline.check.probe import dead_shares
 from leadline.check.report import Report
 from leadline.check.verdict import RULES, SEVERITIES, Verdict
 from leadline.measure import Measurement, measure
+from leadline.measure.losses import LOSSES, TrainingLoss
 from leadline.program import ExportFailure, Program, trace, validate
 from leadline.program.errors import UserError, one_line, plain
 from leadline.program.inputs import split_batch
@@ -42,7 +43,7 @@ def check(
     draws: int | None = None,
     seed: int = 0,
     law: Mapping[str, Mapping[str, float]] | None = None,
-    loss: Loss | None = None,
+    loss: TrainingLoss | None = None,
     targets: Tensor | None = None,
     progress: Progress | None = None,
     preview: Callable[[Report], None] | None = None,
@@ -155,7 +156,7 @@ def _call(
     return positional, {**named, **(kwargs or {})}, targets
 
 
-def _check_loss(loss: Loss | None, targets: Tensor | None) -> None:
+def _check_loss(loss: TrainingLoss | None, targets: Tensor | None) -> None:
     if loss is None:
         return
     if not callable(loss) and loss not in LOSSES:
@@ -211,7 +212,7 @@ def _loss(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    loss: Loss,
+    loss: TrainingLoss,
     targets: Tensor,
     prediction: Prediction | None,
     seed: int,

@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from leadline.check.evidence import LossFacts
+from leadline.measure.losses import LOSSES, TrainingLoss, class_targets, entry_targets, first_output
 from leadline.program.errors import UserError, describe_tensor, one_line, plain
 
-__all__ = ["LOSSES", "Loss", "expected_log_sum_exp", "initial_loss"]
+__all__ = ["expected_log_sum_exp", "initial_loss", "network_output"]
 
-Loss = str | Callable[[Tensor, Tensor], Tensor]
-LOSSES = ("cross_entropy", "mse")
 _SOBOL_MOST = 2_000
 _NODES = 9
 _VALUES = 2**20
 
 
 def initial_loss(
-    loss: Loss, output: Tensor, targets: Tensor, kernel: Tensor | None = None, *, seed: int = 0
+    loss: TrainingLoss, output: Tensor, targets: Tensor, kernel: Tensor | None = None, *, seed: int = 0
 ) -> LossFacts:
     """Compare the loss of an output with that of the best constant guess.
 
@@ -52,24 +50,6 @@ def initial_loss(
     raise UserError(f"there is no loss '{plain(loss)}', expected {' or '.join(LOSSES)}: name one of these.")
 
 
-def first_output(returned: Any) -> Tensor:
-    """The first floating-point tensor of what a model returned.
-
-    Args:
-        returned: a tensor or a nested structure, such as the outputs of the transformers library.
-
-    Returns:
-        The tensor.
-
-    Raises:
-        UserError: there is none.
-    """
-    for leaf in pytree.tree_leaves(returned):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf
-    raise UserError("the model returned no floating-point tensor, so it has no loss: return its outputs.")
-
-
 def network_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """One forward pass of the network itself, without gradients.
 
@@ -88,35 +68,9 @@ def network_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         return first_output(torch.func.functional_call(model, state, args, kwargs))
 
 
-def _fit_error(output: Tensor, targets: Tensor, expected: str) -> UserError:
-    return UserError(
-        f"the targets {describe_tensor(targets)} do not fit the output {describe_tensor(output)}, expected {expected}: "
-        "save the targets of this very batch."
-    )
-
-
 def _cross_entropy(output: Tensor, targets: Tensor, kernel: Tensor | None, seed: int) -> LossFacts:
-    if output.dim() < 2:
-        raise _fit_error(output, targets, "an output with an axis of classes")
-    targets = targets.to(output.device)
-    if targets.is_floating_point():
-        if targets.shape != output.shape:
-            raise _fit_error(output, targets, f"class numbers, or probabilities of shape {tuple(output.shape)}")
-        logits, targets = output.reshape(-1, output.shape[-1]), targets.reshape(-1, output.shape[-1]).to(output.dtype)
-    elif output.shape[:-1] == targets.shape:
-        logits, targets = output.reshape(-1, output.shape[-1]), targets.reshape(-1).long()
-    elif output.shape[0] == targets.shape[0] and output.shape[2:] == targets.shape[1:]:
-        logits, targets = output.movedim(1, -1).reshape(-1, output.shape[1]), targets.reshape(-1).long()
-    else:
-        raise _fit_error(output, targets, f"class numbers of shape {tuple(output.shape[:-1])}")
+    logits, targets = class_targets(output, targets)
     classes = logits.shape[-1]
-    if not targets.is_floating_point():
-        used = targets[targets != -100]
-        if used.numel() == 0 or int(used.min()) < 0 or int(used.max()) >= classes:
-            raise UserError(
-                f"the targets hold class numbers outside 0 … {classes - 1}, expected those of {classes} classes: "
-                "check them."
-            )
     measured = float(F.cross_entropy(logits.double(), targets.double() if targets.is_floating_point() else targets))
     predicted = None if kernel is None else float(expected_log_sum_exp(kernel, classes, seed=seed).mean())
     return LossFacts("cross_entropy", measured, math.log(classes) if classes > 1 else None, predicted)
@@ -158,11 +112,7 @@ def expected_log_sum_exp(kernel: Tensor, classes: int, *, seed: int = 0) -> Tens
 
 
 def _mse(output: Tensor, targets: Tensor, kernel: Tensor | None) -> LossFacts:
-    targets = targets.to(output.device).double()
-    if targets.shape != output.shape and targets.numel() == output.numel():
-        targets = targets.reshape(output.shape)
-    if targets.shape != output.shape:
-        raise _fit_error(output, targets, f"one number an output, shape {tuple(output.shape)}")
+    targets = entry_targets(output, targets).double()
     measured = float(F.mse_loss(output.double(), targets))
     blind = float((targets - targets.mean(0, keepdim=True)).square().mean())
     predicted = None if kernel is None else float(kernel.double().mean()) + float(targets.square().mean())

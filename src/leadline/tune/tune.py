@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import leadline
 from leadline.check import Report, Verdict, check, judge
 from leadline.check.collect import collect
-from leadline.check.loss import Loss
 from leadline.check.probe import dead_shares
 from leadline.measure import measure
+from leadline.measure.losses import TrainingLoss
 from leadline.program import Program, tied_parameters
 from leadline.program.errors import UserError, plain
 from leadline.tune.groups import parameter_groups
@@ -35,7 +35,7 @@ def tune(
     x: Any = None,
     *,
     optimizer: str | None = None,
-    loss: Loss | None = None,
+    loss: TrainingLoss | None = None,
     targets: Tensor | None = None,
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,

@@ -9,10 +9,10 @@ product.
 from __future__ import annotations
 
 from leadline.measure.curvature.lanczos import Eigenvalue, largest_eigenvalue
-from leadline.measure.curvature.losses import TrainingLoss, training_loss
 from leadline.measure.curvature.objective import Objective
 from leadline.measure.curvature.products import Product, gauss_newton_product, hessian_product
 from leadline.measure.curvature.top import Curvature, top_curvature
+from leadline.measure.losses import TrainingLoss, training_loss
 
 __all__ = [
     "Curvature",

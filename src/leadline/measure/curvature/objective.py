@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from leadline.measure.curvature.losses import TrainingLoss, training_loss
+from leadline.measure.losses import TrainingLoss, first_output, training_loss
 from leadline.measure.reinitialize import isolated_randomness
 from leadline.program.batches import batch_from
 from leadline.program.errors import UserError, plain
@@ -142,10 +142,7 @@ class Objective:
         state = {**self._rest, **buffers, **(self.weights if weights is None else weights)}
         with self.fixed():
             returned = torch.func.functional_call(self.model, state, self.args, self.kwargs)
-        for leaf in pytree.tree_leaves(returned):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() > 0:
-                return leaf
-        raise UserError("the model returned no floating-point tensor, so it has no loss: return its outputs.")
+        return first_output(returned, axes=1)
 
     def leaves(self) -> dict[str, Tensor]:
         """The module's weights as new leaves that record a graph."""

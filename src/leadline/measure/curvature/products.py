@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from leadline.measure.curvature.losses import training_loss
 from leadline.measure.curvature.objective import Objective
+from leadline.measure.losses import training_loss
 
 __all__ = ["Product", "gauss_newton_product", "hessian_product"]
 

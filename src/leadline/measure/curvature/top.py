@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from leadline.measure.curvature.lanczos import Eigenvalue, largest_eigenvalue
-from leadline.measure.curvature.losses import TrainingLoss
 from leadline.measure.curvature.objective import Objective
 from leadline.measure.curvature.products import Product, gauss_newton_product, hessian_product
+from leadline.measure.losses import TrainingLoss
 from leadline.program.errors import UserError, plain
 
 __all__ = ["Curvature", "Kind", "curvature_of", "top_curvature"]
