@@ -17,18 +17,10 @@ from leadline.program import Program, trace
 from leadline.rules.elementwise import Elementwise
 from leadline.rules.state import Noise
 from leadline.theory import Prediction, predict
+from measure.drawn import Pointwise
 
 NETWORKS = 20_000
 TOLERANCE = 0.10
-
-
-class Pointwise(nn.Module):
-    def __init__(self, fn):
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, z):
-        return self.fn(z)
 
 
 ACTIVATIONS = {

@@ -256,7 +256,7 @@ def flow(
     if networks is not None and (networks < 0 or networks == 1):
         raise ValueError(f"got networks={networks}: draw none (0) or at least 2, since one has no standard error.")
     found = tensors(layers, _gram(inputs))
-    measured, drawn, reasons = sampled(layers, found.gram, networks, seed, progress)
+    measured, drawn, reasons = sampled(layers, float(found.gram[0, 0]), found.K, networks, seed, progress)
     return Flow(
         layers, found.gram, **found.fields, chi_parallel=found.chi_parallel, chi_perp=found.chi_perp,
         measured=measured, networks=drawn, powers=found.powers, reasons=(*found.reasons, *reasons),

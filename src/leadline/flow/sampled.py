@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from leadline.measure.ensemble import Chain, ensemble
 from leadline.measure.entry_moments import EntryMoments
 from leadline.measure.tangent_ensemble import tangent_ensemble
 from leadline.theory import Estimate
-from leadline.theory.flow import Layers, kernel_flow
+from leadline.theory.flow import Layers
 
 __all__ = ["sampled"]
 
@@ -23,13 +24,14 @@ Progress = Callable[[str, int, int], None]
 
 
 def sampled(
-    layers: Layers, gram: Tensor, networks: int | None, seed: int, progress: Progress | None = None
+    layers: Layers, norm: float, K: Tensor, networks: int | None, seed: int, progress: Progress | None = None
 ) -> tuple[Measured, tuple[int, int], list[str]]:
     """Draw networks of a law and take the moments that a flow predicts.
 
     Args:
         layers: widths, activation, variances and learning rates.
-        gram: x_a · x_b / n_0, shape (m, m); what is returned are entries at the first input.
+        norm: |x|^2/n_0 of the input.
+        K: its kernel at infinite width, shape (L,).
         networks: to draw; 0 for none; None for as many as take some seconds.
         seed: of the draws.
         progress: called with (what is done, steps done, steps in all).
@@ -44,7 +46,7 @@ def sampled(
     reasons: list[str] = []
     measured: Measured = {}
     if count:
-        measured |= _kernels(layers, gram, count, seed, progress)
+        measured |= _kernels(layers, norm, K, count, seed, progress)
     else:
         reasons.append(f"No kernels were drawn: {_FEWEST} networks of these widths take long; name networks=….")
     products = sum(2 * n * m * m for n, m in zip(layers.widths[1:], layers.widths[2:], strict=False))
@@ -58,7 +60,7 @@ def sampled(
         if progress is not None:
             progress("drawing tangent kernels", 0, 1)
         measured |= tangent_ensemble(
-            layers.activation, layers.widths, float(gram[0, 0]), pairs, seed,
+            layers.activation, layers.widths, norm, pairs, seed,
             C_W=layers.C_W, C_b=layers.C_b, lambda_W=layers.lambda_W, lambda_b=layers.lambda_b,
         ).values  # fmt: skip
     return measured, (count, pairs), reasons
@@ -68,7 +70,7 @@ def _affordable(networks: float) -> int:
     return min(_MOST, int(networks)) if networks >= _FEWEST else 0
 
 
-def _kernels(layers: Layers, gram: Tensor, count: int, seed: int, progress: Progress | None) -> Measured:
+def _kernels(layers: Layers, norm: float, K: Tensor, count: int, seed: int, progress: Progress | None) -> Measured:
     # one input that has the given norm, since the law depends on nothing else of it
     chain = Chain.of([1, *layers.widths[1:]], layers.activation, C_W=layers.C_W, C_b=layers.C_b)
     told = None
@@ -80,14 +82,13 @@ def _kernels(layers: Layers, gram: Tensor, count: int, seed: int, progress: Prog
                 done[0] += G.shape[0]
                 progress("drawing kernels", done[0], count)
 
-    found = ensemble(chain, gram[:1, :1].sqrt(), count, seed, callback=told)
+    found = ensemble(chain, torch.full((1, 1), norm**0.5, dtype=torch.float64), count, seed, callback=told)
     rows = [layer.kernel for layer in found.layers]
-    K = kernel_flow(layers.activation, layers.C_b[1:], layers.C_W[1:], layers.first_kernel(gram[0, 0]))[0].reshape(-1)
     fan_in = (1, *layers.widths[1:-1])
     return {
         "K": tuple(_mean(row, 1.0, 0.0) for row in rows),
         "V": tuple(_vertex(row) for row in rows),
-        "G1": tuple(_mean(row, float(n), float(k)) for row, n, k in zip(rows, fan_in, K, strict=True)),
+        "G1": tuple(_mean(row, float(n), k) for row, n, k in zip(rows, fan_in, K.tolist(), strict=True)),
     }
 
 

@@ -23,9 +23,10 @@ _SECOND = FIELDS[11:]
 
 @dataclass(frozen=True)
 class FlowTensors:
-    """Tensors by name (None: does not exist for this activation), susceptibilities, powers, and reasons."""
+    """Tensors by name (None: not there for this activation); K and susceptibilities of the first input; powers, reasons."""
 
     gram: Tensor
+    K: Tensor
     fields: Mapping[str, Any]
     chi_parallel: Tensor
     chi_perp: Tensor
@@ -44,9 +45,7 @@ def tensors(layers: Layers, gram: Tensor) -> FlowTensors:
         The tensors; where some do not exist, a sentence says why.
     """
     reasons: list[str] = []
-    kernels = single_input_flow(layers, gram[0, 0])
     fields: dict[str, Tensor | None] = dict.fromkeys(FIELDS)
-    fields.update(K=kernels.K, V=kernels.V, G1=kernels.G1)
     try:
         tangent = tangent_flow(layers, gram[0, 0])
         fields.update({name: getattr(tangent, name) for name in _TANGENT if name not in _SECOND})
@@ -54,12 +53,15 @@ def tensors(layers: Layers, gram: Tensor) -> FlowTensors:
             fields.update({name: getattr(tangent, name) for name in _SECOND})
         else:
             reasons.append(f"R, S, T, U do not exist for {layers.activation.name}, whose slope jumps.")
+        kernels = tangent.kernels
     except ValueError as error:
         reasons.append(f"There is no tangent kernel here: {error}")
+        kernels = single_input_flow(layers, gram[0, 0])
+    fields.update(K=kernels.K, V=kernels.V, G1=kernels.G1)
     powers = _powers(layers, fields)
     if gram.shape[0] > 1:
         fields, reasons = _several(layers, gram, fields)
-    return FlowTensors(gram, fields, kernels.chi_parallel, kernels.chi_perp, powers, tuple(reasons))
+    return FlowTensors(gram, kernels.K, fields, kernels.chi_parallel, kernels.chi_perp, powers, tuple(reasons))
 
 
 def _several(

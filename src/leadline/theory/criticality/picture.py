@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leadline.plot import matplotlib_parts
 from leadline.theory.criticality.diagram import PhaseDiagram
 
 if TYPE_CHECKING:
@@ -31,12 +32,10 @@ def draw(diagram: PhaseDiagram) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.colors import LinearSegmentedColormap
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise ImportError('figures need matplotlib, which is not installed: pip install "leadline[plot]".') from error
-    figure = Canvas(figsize=(11.5, 7.2), dpi=130, layout="constrained")
+    canvas, _ = matplotlib_parts()
+    from matplotlib.colors import LinearSegmentedColormap
+
+    figure = canvas(figsize=(11.5, 7.2), dpi=130, layout="constrained")
     ax = figure.subplots()
     x, y = diagram.C_W.numpy(), diagram.C_b.numpy()
     chi = diagram.chi_perp.numpy()

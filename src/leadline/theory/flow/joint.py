@@ -7,9 +7,9 @@ from torch import Tensor
 
 from leadline.activations import Activation, four_point
 
-__all__ = ["checked_gram", "input_pairs", "product_covariance"]
+__all__ = ["SKEW", "checked_gram", "input_pairs", "product_covariance"]
 
-_SKEW = 1e-6  # of the largest entry: what single precision leaves of the symmetry of x @ x.T
+SKEW = 1e-6  # of the largest entry: what single precision leaves of the symmetry of x @ x.T
 
 
 def checked_gram(gram: Tensor) -> None:
@@ -23,7 +23,7 @@ def checked_gram(gram: Tensor) -> None:
     """
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
         raise ValueError(f"got a Gram matrix of shape {tuple(gram.shape)}: give x_a · x_b / n_0 of m inputs, (m, m).")
-    if not bool(torch.isfinite(gram).all()) or bool(((gram - gram.T).abs() > _SKEW * gram.abs().max()).any()):
+    if not bool(torch.isfinite(gram).all()) or bool(((gram - gram.T).abs() > SKEW * gram.abs().max()).any()):
         raise ValueError("got a Gram matrix that is not symmetric or not finite: give x @ x.T / n_0.")
 
 

@@ -11,6 +11,7 @@ from leadline.activations import Activation
 from leadline.activations.moments import autodiff
 from leadline.gaussian import expectation
 from leadline.theory.flow import Layers
+from leadline.theory.flow.joint import SKEW, checked_gram
 from leadline.theory.tangent.moments import slope_activation
 from leadline.theory.tangent.products import MOST_INPUTS, Products
 from leadline.theory.tangent.several_differentials import differentials, second_differentials
@@ -105,10 +106,8 @@ def _checked(layers: Layers, gram: Tensor) -> Tensor:
     if gram.ndim != 2 or shape[0] != shape[1] or not 1 <= shape[0] <= MOST_INPUTS:
         raise ValueError(f"got a Gram matrix of shape {shape}: give (m, m) with m from 1 to {MOST_INPUTS}.")
     given = gram.detach().to(torch.float64)
-    slack = 1e-6 * float(given.abs().max())
-    if not bool(torch.isfinite(given).all()) or float((given - given.T).abs().max()) > slack:
-        raise ValueError("got a Gram matrix that is not symmetric or not finite: give x @ x.T / n_0.")
-    if float(torch.linalg.eigvalsh(given)[0]) < -slack:
+    checked_gram(given)
+    if float(torch.linalg.eigvalsh(given)[0]) < -SKEW * float(given.abs().max()):
         raise ValueError("got a Gram matrix with a negative eigenvalue: give x @ x.T / n_0.")
     act = layers.activation
     if act.kinks:
