@@ -45,7 +45,8 @@ class Conv(Rule):
         narrow = few < FEW and not isinstance(value, Fixed)
         if narrow and bias_moment(bias, K) == 0 and not isinstance(K, Banded):
             taps, inner = self.taps(step, ctx), ctx.state(step.arguments["input"]).expr
-            drawn = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few), K.shape[0])
+            seed = ctx.moments.serial(step.name)
+            drawn = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few, seed), K.shape[0])
             drawn.memo["second"] = K
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
             return State(drawn, step.points, step.width)
@@ -253,11 +254,11 @@ def _data_moment(value: Fixed, taps: Tensor, ctx: Context) -> Tensor:
     return total
 
 
-def _drawn_taps(taps: Tensor, variance: float, few: int):  # type: ignore[no-untyped-def]
+def _drawn_taps(taps: Tensor, variance: float, few: int, seed: int):  # type: ignore[no-untyped-def]
     """Depthwise weights, one set a channel and shared by all sites, on drawn channels."""
 
     def convolve(h: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(taps.shape[0])
+        generator = torch.Generator().manual_seed(seed)
         padded = torch.nn.functional.pad(h, (0, 1))
         out = h.new_zeros(h.shape[0], taps.shape[0])
         for other in range(few):

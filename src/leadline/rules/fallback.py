@@ -75,7 +75,10 @@ class Drawn:
                 return {}
             width = out.numel() // total.shape[0]
             z = torch.randn(
-                width, total.shape[0], generator=torch.Generator().manual_seed(31 + replicate), dtype=torch.float64
+                width,
+                total.shape[0],
+                generator=torch.Generator().manual_seed(zlib.crc32(step.name.encode()) + replicate),
+                dtype=torch.float64,
             )
             beta = ctx.arrange((z.to(total) @ root.T) / math.sqrt(width), step.layouts[ctx.part]).to(out)
             grads = torch.autograd.grad(out, list(inputs.values()), beta, allow_unused=True)
@@ -107,7 +110,8 @@ class Drawn:
                 return value.value
             layout: Layout = ctx.program.layouts[a.name][0]
             count = math.prod(x.size for dim in layout for x in dim if x.kind == "channel")
-            h = ctx.drawn_channels(value.expr, count, seed=1_009 * (replicate + 1) + len(inputs))
+            own = zlib.crc32(step.name.encode())  # the same draws in every step would add their errors up
+            h = ctx.drawn_channels(value.expr, count, seed=own + 1_009 * (replicate + 1) + len(inputs))
             tensor = ctx.arrange(h, layout).to(torch.float32)
             inputs[a.name] = tensor.requires_grad_() if grad else tensor
             return inputs[a.name]

@@ -300,8 +300,12 @@ class Moments:
             return mixed[order.to(mixed.device)]
         raise TypeError(f"cannot draw a {type(expr).__name__}.")
 
+    def serial(self, key: Hashable) -> int:
+        """Seed of a source's draws, its own and the same whenever it is asked for."""
+        return self._seeds.setdefault(key, self.seed * 1_000_003 + len(self._seeds) + 1)
+
     def _draw_source(self, expr: Source, count: int) -> Tensor:
-        seed = self._seeds.setdefault(expr.key, self.seed * 1_000_003 + len(self._seeds) + 1)
+        seed = self.serial(expr.key)
         like = dense(expr.second)
         if expr.drop is not None:
             generator = torch.Generator().manual_seed(seed)
