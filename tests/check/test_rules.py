@@ -166,3 +166,14 @@ def test_the_spread_is_summed_where_none_is_predicted() -> None:
     relu = [replace(p, op="pointwise", shape="one-sided") if i % 2 else p for i, p in enumerate(deep.points)]
     (v,) = RULES["too-deep-for-width"].judge(replace(deep, points=tuple(relu)))
     assert v.value == pytest.approx(5 * 29 / 16)
+
+
+def test_the_few_units_of_an_output_are_not_depth() -> None:
+    """A nonlinearity or a factor after the last layer samples as many units as there are outputs, whatever the depth."""
+    net = chain([1.0] * 3, spreads=[0, 0.02, 0.04])
+    head = Point("head", "head", "pointwise", sides(kernel=0.5, spread=2.6), inputs=("s2",), width=2, shape="one-sided")
+    scaled = Point("mul", "", "mul", sides(kernel=1e48, spread=math.inf), inputs=("head",), width=2)
+    assert RULES["too-deep-for-width"].judge(replace(net, points=(*net.points, head, scaled))) == []
+    hidden = Point("s3", "fc3", "linear", sides(kernel=1.0, spread=2.6), inputs=("mul",), width=10, weight=law())
+    (v,) = RULES["too-deep-for-width"].judge(replace(net, points=(*net.points, head, hidden)))
+    assert v.value == pytest.approx(math.log1p(2.6))

@@ -26,7 +26,7 @@ __all__ = ["too_deep_for_width"]
 )
 def too_deep_for_width(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
     """Judge the largest predicted spread, or nu times the sum of inverse widths where there is none."""
-    points = evidence.spine()
+    points = _up_to_the_output(evidence.spine())
     spreads = [(p, _spread(evidence, p)) for p in points]
     known = [(p, s) for p, s in spreads if s is not None]
     if known:
@@ -53,6 +53,12 @@ def too_deep_for_width(self: VerdictRule, evidence: Evidence) -> list[Verdict]:
         "weights, or put the layers on a residual stream with a small scale."
     )
     return [self.verdict(severity, start.name, value, message, remedy)]
+
+
+def _up_to_the_output(points: list[Point]) -> list[Point]:
+    """Without what is done to the output of the last layer: it samples the few units of the output, not a layer."""
+    end = max((i for i, p in enumerate(points) if p.op not in ("pointwise", "mul")), default=-1)
+    return points[: end + 1]
 
 
 def _spread(evidence: Evidence, point: Point) -> float | None:
