@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from leadline.program import Program, Ref, Step
 
-__all__ = ["dead_shares"]
+__all__ = ["dead_shares", "flat_entries"]
 
 _FLAT = 0.01
 _GRID = 2_001
@@ -37,9 +38,7 @@ def _share(step: Step, z: Tensor) -> float:
     fn = step.fn
     if fn is None:
         return 0.0
-    grid = torch.linspace(-6, 6, _GRID, dtype=z.dtype, device=z.device)
-    limit = _FLAT * _slope(fn, grid).abs().max()
-    flat = _slope(fn, z).abs() < limit
+    flat = flat_entries(fn, z)
     dims, shape = [], []
     for dim in step.layout:
         for axis in dim:
@@ -50,7 +49,21 @@ def _share(step: Step, z: Tensor) -> float:
     return float((flat.all(dim=tuple(points)) if points else flat).double().mean())
 
 
-def _slope(fn: Any, z: Tensor) -> Tensor:
+def flat_entries(fn: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Where a nonlinearity is flat: its slope is below 1 % of the largest that it has between -6 and 6.
+
+    Args:
+        fn: the nonlinearity, entry by entry.
+        z: what enters it, any shape.
+
+    Returns:
+        A boolean tensor of that shape.
+    """
+    grid = torch.linspace(-6, 6, _GRID, dtype=z.dtype, device=z.device)
+    return _slope(fn, z).abs() < _FLAT * _slope(fn, grid).abs().max()
+
+
+def _slope(fn: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     with torch.enable_grad():
         x = z.detach().clone().requires_grad_()
         (slope,) = torch.autograd.grad(fn(x).sum(), x)

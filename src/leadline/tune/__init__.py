@@ -16,7 +16,7 @@ from leadline.tune.rate_initial import PowerLaw, fit_power_law, maximal_initial_
 from leadline.tune.rate_layers import LayerRate, layer_rates
 from leadline.tune.rate_predict import Stability, predict_edge, stability
 from leadline.tune.rate_result import LearningRate
-from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_rate
+from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_curvature, stable_rate
 from leadline.tune.recipe import Decision, Group, ParameterLaw, Recipe
 from leadline.tune.tune import OPTIMIZERS, tune
 
@@ -45,5 +45,6 @@ __all__ = [
     "predict_edge",
     "rate_at_batch",
     "stability",
+    "stable_curvature",
     "stable_rate",
 ]

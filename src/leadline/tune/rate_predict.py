@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from leadline.tune.rate_edge import Edge, Hold, measure_edge
 from leadline.tune.rate_rules import UpdateRule, stable_rate
 from leadline.tune.rate_run import Optimizer, train_steps
 
-__all__ = ["Stability", "predict_edge", "preconditioner", "stability", "trial_steps"]
+__all__ = ["Stability", "predict_edge", "preconditioner", "second_moment_root", "stability", "trial_steps"]
 
 _PRE_STEPS, _PRE_RATE = 10, 1e-3
 _FLOOR = 0.01
@@ -99,16 +101,30 @@ def preconditioner(
     """
     _, weights, stepper = train_steps(objective, rule, rate, steps)
     leaves = stepper.param_groups[0]["params"]
-    pieces: list[Tensor | None] = []
-    for leaf in leaves:
-        state = stepper.state.get(leaf)
-        if not state:  # no gradient reached it
-            pieces.append(torch.full_like(leaf, math.inf))
-            continue
-        root = (state["exp_avg_sq"] / (1 - rule.beta2 ** float(state["step"]))).sqrt()
-        rms = root.square().mean().sqrt()
-        pieces.append(torch.where(rms > 0, root.clamp(min=floor * rms) + rule.eps, math.inf))
+    pieces: list[Tensor | None] = [second_moment_root(leaf, stepper.state.get(leaf), rule, floor) for leaf in leaves]
     return objective.at(weights), objective.flatten(pieces).detach()
+
+
+def second_moment_root(
+    leaf: Tensor, state: Mapping[str, Any] | None, rule: UpdateRule, floor: float = _FLOOR
+) -> Tensor:
+    """P of one weight, see :func:`preconditioner`.
+
+    Args:
+        leaf: the weight.
+        state: what the optimizer of torch keeps of it; None or empty before its first step.
+        rule: "adam" or "adamw".
+        floor: smallest entry, as a share of the rms of the tensor.
+
+    Returns:
+        Shape of the weight; infinite where no gradient has reached it.
+    """
+    if not state:
+        return torch.full_like(leaf, math.inf)
+    moment = state.get("max_exp_avg_sq", state["exp_avg_sq"])
+    root = (moment / (1 - rule.beta2 ** float(state["step"]))).sqrt()
+    rms = root.square().mean().sqrt()
+    return torch.where(rms > 0, root.clamp(min=floor * rms) + rule.eps, math.inf)
 
 
 def trial_steps(optimizer: Optimizer) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from leadline.program.errors import UserError, near, plain
 
-__all__ = ["UPDATE_RULES", "UpdateRule", "catapult_window", "stable_rate"]
+__all__ = ["UPDATE_RULES", "UpdateRule", "catapult_window", "stable_curvature", "stable_rate"]
 
 Name = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 UPDATE_RULES = ("sgd", "momentum", "nesterov", "adam", "adamw")
@@ -90,6 +90,30 @@ def stable_rate(rule: UpdateRule, curvature: float) -> float:
     factors = {"sgd": 2.0, "momentum": 2 * (1 + beta), "nesterov": 2 * (1 + beta) / (1 + 2 * beta)}
     bent = curvature + decay
     return factors[name] / bent if bent > 0 else math.inf
+
+
+def stable_curvature(rule: UpdateRule, rate: float) -> float:
+    r"""Largest curvature at which a learning rate is stable on a quadratic: :func:`stable_rate` the other way round.
+
+    .. math:: \eta_{\max}(\lambda) = \eta
+
+    Args:
+        rule: the optimizer.
+        rate: learning rate.
+
+    Returns:
+        The curvature; of the preconditioned Hessian where the rule is adaptive. Infinite at a rate of 0, and negative
+        where weight decay alone is too much.
+
+    >>> stable_curvature(UpdateRule("sgd"), 0.5), round(stable_curvature(UpdateRule("adam"), 9.5), 6)
+    (4.0, 4.0)
+    """
+    if rate <= 0:
+        return math.inf
+    name, beta, decay = rule.name.lower(), rule.beta, rule.decay
+    if rule.adaptive:
+        return (2 / rate - (decay if name == "adamw" else 0.0)) * (1 + beta) / (1 - beta)
+    return stable_rate(UpdateRule(name, beta), 1.0) / rate - decay
 
 
 def catapult_window(curvature: float, layers: int) -> tuple[float, float]:

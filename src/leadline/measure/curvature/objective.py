@@ -138,11 +138,21 @@ class Objective:
         Raises:
             UserError: the module returned no floating-point tensor.
         """
+        return first_output(self.returned(weights), axes=1)
+
+    def returned(self, weights: Mapping[str, Tensor] | None = None) -> Any:
+        """Everything that the module returns at some weights.
+
+        Args:
+            weights: by name; None: the module's own.
+
+        Returns:
+            What its forward returns.
+        """
         buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
         state = {**self._rest, **buffers, **(self.weights if weights is None else weights)}
         with self.fixed():
-            returned = torch.func.functional_call(self.model, state, self.args, self.kwargs)
-        return first_output(returned, axes=1)
+            return torch.func.functional_call(self.model, state, self.args, self.kwargs)
 
     def leaves(self) -> dict[str, Tensor]:
         """The module's weights as new leaves that record a graph."""
