@@ -1,0 +1,164 @@
+"""Hard cases: networks that torch's own weights do not train, under Leadline and under other initializations.
+
+python benchmarks/hardcases.py -o results.jsonl                      all; goes on where it was stopped
+python benchmarks/hardcases.py -o results.jsonl --quick              four cases, about ten minutes on two cores
+python benchmarks/hardcases.py -o results.jsonl --only mlp-tanh      cases whose name contains this (may be repeated)
+python benchmarks/hardcases.py -o results.jsonl --table --page docs/hardcases.md     no training, the page alone
+
+One JSON line a run. Contenders are trained at seven learning rates, Leadline at the rate that it recommends itself. Its weights
+are trained at the seven rates too ("leadline swept"): that is no entry of the comparison, it tells whether a loss comes from the
+weights or from the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from _hardcases_cases import CASES, HardCase, batches, digits
+from _hardcases_init import CONTENDERS
+from _hardcases_table import COLUMNS, OURS, RESHAPED, SWEPT, page, rows_of
+from _hardcases_train import Copy, train
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from leadline.tune import learning_rate, tune
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SEEDS = 3
+Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def tuned(case: HardCase, seed: int, data: Data, reshape: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """A network under Leadline's recipe, and what the recipe did."""
+    start = time.perf_counter()
+    index = batches(case, seed, len(data[1]))[0]
+    x, y = data[0][index], data[1][index]
+    torch.manual_seed(seed)
+    model = case.build()
+    more = {"reshape_activations": True} if reshape else {}
+    recipe = tune(model, x, optimizer="adam", loss="cross_entropy", targets=y, seed=seed, **more)  # type: ignore[arg-type]
+    model = recipe.apply(model)
+    plan = str(recipe.summary.get("plan", "left alone"))
+    return model, {"plan": plan, "ok": recipe.ok, "tune_seconds": round(time.perf_counter() - start, 1)}
+
+
+def recommended(case: HardCase, model: nn.Module, seed: int, data: Data) -> float:
+    """The rate that Leadline recommends for Adam, from the first batch."""
+    index = batches(case, seed, len(data[1]))[0]
+    return learning_rate(
+        model, data[0][index], "cross_entropy", data[1][index], optimizer="adam", warmup=False, noise=False, seed=seed
+    ).rate
+
+
+def drawn(case: HardCase, method: str, seed: int, data: Data) -> nn.Module:
+    """A network under a contender's initial weights."""
+    torch.manual_seed(seed)
+    return CONTENDERS[method](case.build(), case, data[0][batches(case, seed, len(data[1]))[0]])
+
+
+def wanted(case: HardCase, method: str, seeds: int, known: set[tuple[Any, ...]]) -> list[tuple[int, float | None]]:
+    """Seeds and rates that have not been run; a rate of None is the method's own."""
+    rates: Sequence[float | None] = (None,) if method in COLUMNS else RATES
+    return [(s, r) for s in range(seeds) for r in rates if (case.id, method, s, r) not in known]
+
+
+def run(
+    case: HardCase, method: str, todo: list[tuple[int, float | None]], device: str, bar: Any
+) -> list[dict[str, Any]]:
+    """Train what is wanted of one method on one case, all at once."""
+    start = time.perf_counter()
+    data = digits(case)
+    own = method in (*COLUMNS, SWEPT)
+    models: dict[int, nn.Module] = {}
+    notes: dict[int, dict[str, Any]] = {}
+    for seed in sorted({s for s, _ in todo}):
+        if own:
+            models[seed], notes[seed] = tuned(case, seed, data, method == RESHAPED)
+        else:
+            models[seed], notes[seed] = drawn(case, method, seed, data), {}
+    rates = [r if r is not None else recommended(case, models[s], s, data) for s, r in todo]
+    copies = [Copy(models[s], batches(case, s, len(data[1])), r) for (s, _), r in zip(todo, rates, strict=True)]
+    found = train(copies, data, device=device, tell=bar)
+    seconds = round((time.perf_counter() - start) / len(todo), 2)
+    return [
+        {"case": case.id, "method": method, "seed": s, "rate": r, "seconds": seconds, **_short(asdict(t)), **notes[s]}
+        for (s, _), r, t in zip(todo, rates, found, strict=True)
+    ]
+
+
+def _short(numbers: dict[str, float]) -> dict[str, float]:
+    return {k: float(f"{v:.5g}") for k, v in numbers.items()}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Results so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> int:
+    """Run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file of results, one JSON line a run")
+    parser.add_argument("--quick", action="store_true", help="the everyday subset")
+    parser.add_argument("--only", action="append", default=[], help="cases whose name contains this")
+    parser.add_argument("--method", action="append", default=[], help="methods of this name alone")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--table", action="store_true", help="no training")
+    parser.add_argument("--page", type=Path, help="write the table here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # vanishing gradients are slow otherwise
+    methods = [OURS, *CONTENDERS, SWEPT]
+    if "reshape_activations" in inspect.signature(tune).parameters:
+        methods.insert(1, RESHAPED)
+    if any(m not in methods for m in options.method):
+        parser.error(f"there is no method {options.method}, expected some of {', '.join(methods)}")
+    cases = [c for c in CASES if not options.only or any(part in c.id for part in options.only)]
+    cases = [c for c in cases if c.quick or not options.quick]
+    results = read(options.output)
+    known = {(r["case"], r["method"], r["seed"], None if r["method"] in COLUMNS else r["rate"]) for r in results}
+    jobs = [
+        (case, method, todo)
+        for case in cases
+        for method in options.method or methods
+        if (todo := wanted(case, method, options.seeds, known)) and not options.table
+    ]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=sum(len(todo) for *_, todo in jobs))
+        for case, method, todo in jobs:
+            progress.update(task, description=f"{case.id}, {method}")
+            found = run(case, method, todo, options.device, lambda step: None)
+            results += found
+            with options.output.open("a") as file:
+                file.writelines(json.dumps(r) + "\n" for r in found)
+            progress.advance(task, len(todo))
+    shown = {c.id for c in cases}
+    text = page(rows_of(r for r in results if r["case"] in shown or options.page), RATES, options.seeds)
+    if options.page:
+        options.page.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
