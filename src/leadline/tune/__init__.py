@@ -9,6 +9,8 @@ changes with the batch.
 
 from __future__ import annotations
 
+from leadline.tune.monitor import Monitor
+from leadline.tune.monitor_reading import Reading
 from leadline.tune.rate import learning_rate
 from leadline.tune.rate_batch import GradientNoise, gradient_noise, rate_at_batch
 from leadline.tune.rate_edge import Edge, Run, measure_edge
@@ -23,6 +25,8 @@ from leadline.tune.tune import OPTIMIZERS, tune
 __all__ = [
     "OPTIMIZERS",
     "Decision",
+    "Monitor",
+    "Reading",
     "Group",
     "ParameterLaw",
     "Recipe",
