@@ -134,7 +134,9 @@ def _pooled(laws: list[Law], counts: list[int]) -> dict[str, float]:
     return found
 
 
-def full_plan(program: Program, places: Places, base: Prediction, frozen: frozenset[str]) -> Plan:
+def full_plan(
+    program: Program, places: Places, base: Prediction, frozen: frozenset[str], tunings: Tunings | None = None
+) -> Plan:
     """Plan every layer from what feeds it and what follows it.
 
     Args:
@@ -142,18 +144,21 @@ def full_plan(program: Program, places: Places, base: Prediction, frozen: frozen
         places: of its steps.
         base: prediction of the network as it is.
         frozen: parameters that stay as they are.
+        tunings: what nonlinearities ask of the layers around them; by default their critical points.
 
     Returns:
         The plan.
     """
-    return _Planner(program, places, base, frozen).run()
+    return _Planner(program, places, base, frozen, tunings or Tunings()).run()
 
 
 class _Planner:
-    def __init__(self, program: Program, places: Places, base: Prediction, frozen: frozenset[str]) -> None:
+    def __init__(
+        self, program: Program, places: Places, base: Prediction, frozen: frozenset[str], tunings: Tunings
+    ) -> None:
         self.program, self.places, self.frozen = program, places, frozen
         self.moments = Moments(program, places, base)
-        self.tunings = Tunings()
+        self.tunings = tunings
         self.factors = branch_factors(places) if len(places.branches) > 1 else {}
         self.plan = Plan("full")
         self.chain = [s for s in places.weighted if self._in_chain(s)]

@@ -14,8 +14,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor, nn
 
 from leadline.program.law import Law
+from leadline.tune.graph_places import Place
+from leadline.tune.reshape_wrap import Wrap
 
-__all__ = ["SCHEMA", "Decision", "Group", "ParameterLaw", "Recipe"]
+__all__ = ["SCHEMA", "Decision", "Group", "ParameterLaw", "Recipe", "Reshape"]
 
 SCHEMA = 1
 _WIDTH = 120
@@ -88,6 +90,21 @@ class Group:
     weight_decay: float | None = None
 
 
+@dataclass(frozen=True)
+class Reshape:
+    """A nonlinearity that a change of the graph puts in an affine wrap.
+
+    Attributes:
+        place: of it in the module tree.
+        activation: its name.
+        wrap: the constants.
+    """
+
+    place: Place
+    activation: str
+    wrap: Wrap
+
+
 class _Snapshots:
     """Tensors from before a recipe was applied, by model; a copy or a pickle of it is empty."""
 
@@ -112,6 +129,9 @@ class Recipe:
         optimizer: name of the optimizer that the groups are for, or None.
         summary: predicted, measured and checked numbers of before and after, as plain data.
         leadline: version that made the recipe.
+        scales: factor that affine wraps, folded into them, have on parameters; learning rates follow it.
+        reshapes: nonlinearities that are wrapped with ``graph=True``, instead of what is folded.
+        graph_laws: of the parameters that are drawn anew with ``graph=True``, instead of ``laws``.
         schema: version of the file's layout.
     """
 
@@ -124,6 +144,9 @@ class Recipe:
     optimizer: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     leadline: str = ""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    reshapes: tuple[Reshape, ...] = ()
+    graph_laws: Mapping[str, ParameterLaw] = field(default_factory=dict)
     schema: int = SCHEMA
     _snapshots: _Snapshots = field(default_factory=_Snapshots, repr=False, compare=False)
 
@@ -132,7 +155,7 @@ class Recipe:
         """Whether the check found no error in the network with the recipe applied (or as it was, if left alone)."""
         return bool(self.summary.get("after", self.summary.get("before", {})).get("ok", False))
 
-    def apply(self, model: nn.Module, redraw: Iterable[str] = ()) -> nn.Module:
+    def apply(self, model: nn.Module, redraw: Iterable[str] = (), *, graph: bool = False) -> nn.Module:
         """Draw the recipe's parameters anew, in place: all of them or, where one is refused, none.
 
         The keys of the state dict, dtype, device and ties stay. The same seed draws the same values on every device, and
@@ -141,14 +164,19 @@ class Recipe:
         Args:
             model: the network that the recipe was made for, or another of the same parameters and shapes.
             redraw: parameters or submodules whose weights may be lost although they are trained, frozen or tied.
+            graph: make a copy in which the recipe's nonlinearities are wrapped, too, and leave the model as it is.
 
         Returns:
-            The model itself.
+            The model itself; with ``graph``, the copy, a plain module with the same keys.
 
         Raises:
             UserError: the network does not fit; or weights would be lost that no init law explains, or that are frozen
                 or tied, and ``redraw`` does not name them.
         """
+        if graph:
+            from leadline.tune.graph_apply import apply_graph
+
+            return apply_graph(self, model, redraw)
         from leadline.tune.recipe_apply import apply
 
         apply(self, model, redraw)
@@ -171,22 +199,24 @@ class Recipe:
         revert(self, model)
         return model
 
-    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def param_groups(self, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer of torch.
 
         Args:
             model: a network that the recipe fits.
+            lr: learning rate of the groups for which the recipe has none; needed where wraps are folded into weights,
+                whose rates follow the factor.
 
         Returns:
-            One dict a group with "name" and "params", and "lr" and "weight_decay" where the recipe sets them; frozen
+            One dict a group with "name" and "params", and "lr" and "weight_decay" where they are set; frozen
             parameters are left out.
 
         Raises:
-            UserError: the network does not fit.
+            UserError: the network does not fit, or rates that follow a factor have no rate to begin with.
         """
         from leadline.tune.recipe_apply import param_groups
 
-        return param_groups(self, model)
+        return param_groups(self, model, lr)
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML.
@@ -227,7 +257,7 @@ class Recipe:
     def _consistent(self) -> Recipe:
         """The recipe itself, where every name in it is that of a parameter and stands in one group at most."""
         named = [n for g in self.groups for n in g.parameters]
-        for name in (*self.laws, *named):
+        for name in (*self.laws, *self.graph_laws, *self.scales, *named):
             if name not in self.fingerprint:
                 raise ValueError(f"{name!r} is not among the parameters of its fingerprint")
         if len(set(named)) < len(named):

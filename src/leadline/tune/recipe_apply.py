@@ -14,11 +14,13 @@ from leadline.program.errors import UserError, near, plain
 from leadline.program.law_draw import draw_law
 from leadline.program.law_structure import zero_rows
 from leadline.program.laws import read_law, tied_parameters
+from leadline.tune.graph_hooks import installed
+from leadline.tune.reshape_rates import folded_groups
 
 if TYPE_CHECKING:
     from leadline.tune.recipe import ParameterLaw, Recipe
 
-__all__ = ["apply", "draw", "fingerprint", "param_groups", "revert", "unwrap"]
+__all__ = ["apply", "check_fit", "draw", "fingerprint", "param_groups", "revert", "unwrap"]
 
 _SHOWN = 4
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -71,7 +73,12 @@ def fingerprint(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def apply(recipe: Recipe, model: nn.Module, redraw: Iterable[str] = ()) -> None:
     """See :meth:`Recipe.apply`."""
     inner = unwrap(model)
-    _check_fit(recipe, inner)
+    check_fit(recipe, inner)
+    if recipe.scales and installed(inner):
+        raise UserError(
+            f"the activations of this {plain(type(inner).__name__)} are reshaped already, and the recipe would fold the same "
+            "into its weights: apply it to the network as it was, or with graph=True."
+        )
     parameters = dict(inner.named_parameters())
     allowed = _allowed(inner, redraw)
     drawn = {name: draw(recipe.seed, name, law, parameters[name]) for name, law in recipe.laws.items()}
@@ -109,19 +116,21 @@ def revert(recipe: Recipe, model: nn.Module) -> None:
     del recipe._snapshots.kept[inner]
 
 
-def param_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
+def param_groups(recipe: Recipe, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
     """See :meth:`Recipe.param_groups`."""
     inner = unwrap(model)
-    _check_fit(recipe, inner)
+    check_fit(recipe, inner)
     parameters = dict(inner.named_parameters())
+    groups = recipe.groups if not recipe.scales or installed(inner) else folded_groups(recipe, lr)
     found: list[dict[str, Any]] = []
-    for group in recipe.groups:
+    for group in groups:
         members = [parameters[n] for n in group.parameters if parameters[n].requires_grad]
         if not members:
             continue
         made: dict[str, Any] = {"name": group.name, "params": members}
-        if group.lr is not None:
-            made["lr"] = group.lr
+        rate = lr if group.lr is None else group.lr
+        if rate is not None:
+            made["lr"] = rate
         if group.weight_decay is not None:
             made["weight_decay"] = group.weight_decay
         found.append(made)
@@ -157,7 +166,16 @@ def _copy(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Non
         parameters[name].copy_(value)
 
 
-def _check_fit(recipe: Recipe, model: nn.Module) -> None:
+def check_fit(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse a network of other parameters or shapes, and name the difference.
+
+    Args:
+        recipe: any recipe.
+        model: an unwrapped module.
+
+    Raises:
+        UserError: it does not fit.
+    """
     here, wanted = fingerprint(model), {n: tuple(s) for n, s in recipe.fingerprint.items()}
     if here == wanted:
         return

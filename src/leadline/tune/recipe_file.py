@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from leadline.program.errors import UserError, one_line, plain
-from leadline.tune.recipe import SCHEMA, Decision, Group, ParameterLaw, Recipe
+from leadline.tune.graph_places import Place
+from leadline.tune.recipe import SCHEMA, Decision, Group, ParameterLaw, Recipe, Reshape
+from leadline.tune.reshape_wrap import Wrap
 
 __all__ = ["from_dict", "load", "save", "to_dict"]
 
@@ -47,6 +49,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "decisions": [{k: v for k, v in asdict(d).items() if v != ""} for d in recipe.decisions],
         "laws": {name: _law_to_dict(law) for name, law in recipe.laws.items()},
+        **_reshaped_to_dict(recipe),
         "groups": [
             {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(g).items() if v is not None}
             for g in recipe.groups
@@ -54,6 +57,18 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
         "summary": _plain(recipe.summary),
         "fingerprint": {name: list(shape) for name, shape in recipe.fingerprint.items()},
     }
+
+
+def _reshaped_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """What reshaped activations add; a recipe without any has none of it."""
+    found: dict[str, Any] = {}
+    if recipe.scales:
+        found["scales"] = dict(recipe.scales)
+    if recipe.reshapes:
+        found["reshapes"] = [{**asdict(r.place), "activation": r.activation, **asdict(r.wrap)} for r in recipe.reshapes]
+    if recipe.graph_laws:
+        found["graph_laws"] = {name: _law_to_dict(law) for name, law in recipe.graph_laws.items()}
+    return found
 
 
 def _law_to_dict(law: ParameterLaw) -> dict[str, Any]:
@@ -137,6 +152,9 @@ def from_dict(data: Any, where: str = "the recipe") -> Recipe:
             optimizer=None if data.get("optimizer") is None else _text(data["optimizer"]),
             summary=data.get("summary") or {},
             leadline=_text(data.get("leadline", "")),
+            scales={_text(n): _factor(v) for n, v in data.get("scales", {}).items()},
+            reshapes=tuple(_reshape(r) for r in data.get("reshapes", ())),
+            graph_laws={_text(n): _law(v) for n, v in data.get("graph_laws", {}).items()},
             schema=schema,
         )._consistent()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -153,6 +171,20 @@ def _law(data: Mapping[str, Any]) -> ParameterLaw:
     if std < 0:
         raise ValueError(f"a law has std {std:g}")
     return ParameterLaw(kind, std, _number(data.get("mean", 0.0)), _count(data["fan_in"]))
+
+
+def _reshape(data: Mapping[str, Any]) -> Reshape:
+    place = Place(_text(data["module"]), _text(data["call"]), _count(data["index"]))
+    wrap = Wrap(*(_number(data[n]) for n in ("a", "b", "gamma", "d", "skip")))
+    if wrap.a == 0:
+        raise ValueError("an activation's input has the scale 0")
+    return Reshape(place, _text(data["activation"]), wrap)
+
+
+def _factor(value: Any) -> float:
+    if _number(value) <= 0:
+        raise ValueError(f"{value} is no positive factor")
+    return float(value)
 
 
 def _decision(data: Mapping[str, Any]) -> Decision:

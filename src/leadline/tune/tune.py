@@ -22,6 +22,7 @@ from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_places import Places, find_places
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
+from leadline.tune.reshape_tune import Reshaping, plan_reshaping
 
 __all__ = ["OPTIMIZERS", "tune"]
 
@@ -41,6 +42,7 @@ def tune(
     kwargs: Mapping[str, Any] | None = None,
     draws: int | None = None,
     seed: int = 0,
+    reshape_activations: bool = False,
     progress: Progress | None = None,
     target: str = "",
 ) -> Recipe:
@@ -60,6 +62,8 @@ def tune(
         kwargs: keyword call arguments, instead of or beside `x`.
         draws: networks behind each measurement, at least 2; by default 8, and fewer for large networks.
         seed: of every draw, and of the weights that the recipe draws.
+        reshape_activations: put nonlinearities in affine wraps, under which correlations neither collapse nor scatter on
+            the graph's worst path; what folds into weights is applied with them, the rest with ``graph=True``.
         progress: called with (what is done, steps done, steps in all).
         target: what the recipe calls the network.
 
@@ -101,7 +105,31 @@ def tune(
         summary={"before": _facts(first)},
         leadline=leadline.__version__,
     )
-    if verdict_counts(first.verdicts) == (0, 0):
+    reshaping = plan_reshaping(program, places) if reshape_activations else None
+    most = max(first.draws, draws or 2, 2)
+    if progress is not None and reshaping is not None:
+        progress("reshaping the activations", 0, 1)
+    found = _weights(recipe, inner, first, places, checked, most, reshaping, progress)
+    if reshaping is None:
+        return found
+    if reshaping.useful:
+        found = reshaping.graph(found, inner, most, checked, _facts)
+    return found.replace(decisions=(*reshaping.changes(), *found.decisions, *reshaping.advice()))
+
+
+def _weights(
+    recipe: Recipe,
+    inner: nn.Module,
+    first: Report,
+    places: Places | None,
+    checked: Callable[[nn.Module], Report],
+    draws: int,
+    reshaping: Reshaping | None,
+    progress: Progress | None,
+) -> Recipe:
+    """The recipe with what is done to the weights alone, what folds into them included."""
+    program, folded = first.program, reshaping.weights() if reshaping is not None else None
+    if verdict_counts(first.verdicts) == (0, 0) and folded is None:
         return recipe.replace(decisions=_advice(first, "warning"))
     if program is None or places is None or first.prediction is None:
         if first.ok:
@@ -110,14 +138,14 @@ def tune(
             f"{plain(type(inner).__name__)} is unhealthy and could not be predicted ({plain(first.reason, 200)}), which "
             "planning its weights needs: follow what the check says of it."
         )
-    chosen = choose(first, program, places)
+    chosen = folded if folded is not None else choose(first, program, places)
     if chosen is None:
         return recipe.replace(decisions=(*_advice(first, "error"), *_advice(first, "warning")))
     plan, prediction = chosen
     candidate = plan.stated(program)
     if progress is not None:
         progress("measuring the plan", 0, 1)
-    measurement = measure(inner, program=candidate, draws=max(first.draws, draws or 2, 2), seed=seed)
+    measurement = measure(inner, program=candidate, draws=draws, seed=recipe.seed)
     corrected = correct(plan, candidate, places, prediction, measurement)
     summary = {
         "before": _facts(first),
@@ -127,6 +155,7 @@ def tune(
     names = tied_parameters(inner)
     made = recipe.replace(
         laws={names[n]: law for n, law in corrected.laws.items()},
+        scales=dict(reshaping.folded.scales) if reshaping is not None and folded is not None else {},
         decisions=tuple(
             Decision(d.what, names[d.layer], d.before, d.after, d.why, d.source) for d in corrected.decisions
         ),
@@ -134,14 +163,16 @@ def tune(
     twin = copy.deepcopy(inner)
     made.apply(twin, redraw=list(made.laws))
     second = checked(twin)
-    very = _very_network(twin, second, seed)
+    very = _very_network(twin, second, recipe.seed)
     if (errors := verdict_counts(second.verdicts)) > verdict_counts(first.verdicts):
         tried = f"the plan '{plan.name}' was tried and left {errors[0]} errors, so nothing is changed"
         return recipe.replace(decisions=(*_advice(first, "error"), Decision("advice", "", "", "", tried)))
     after = {**_facts(second), "ok": second.ok and not very}
     after["errors"] = [*after["errors"], *({"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in very)]
     unlucky = tuple(
-        Decision("advice", v.layer or "", "", "", f"the weights drawn with seed {seed}: {v.message} Try another seed.")
+        Decision(
+            "advice", v.layer or "", "", "", f"the weights drawn with seed {recipe.seed}: {v.message} Try another seed."
+        )
         for v in very
     )
     return made.replace(
