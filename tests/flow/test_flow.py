@@ -62,7 +62,11 @@ def test_kernels_between_inputs_of_a_kinked_activation() -> None:
     assert found.Theta is not None
     assert one.Theta is not None
     assert found.Theta[:, 0, 0].tolist() == pytest.approx(one.Theta.tolist())
-    assert any("only K, V, G1 and Theta" in reason for reason in found.reasons)
+    assert found.A is not None
+    assert one.A is not None
+    assert found.A[:, 0, 0, 0, 0].tolist() == pytest.approx(one.A.tolist())
+    assert found.R is None
+    assert any("R, S, T, U between inputs" in reason for reason in found.reasons)
     assert found.V[:, 0, 0, 0, 0].tolist() == pytest.approx(
         flow("relu", depth=5, width=32, C_W=2.0, inputs=x[0], networks=0).V
     )

@@ -44,9 +44,12 @@ def output(layers: Layers, parameters: Tensor, x: Tensor) -> Tensor:
 
 
 def tensors(
-    layers: Layers, x: Tensor, count: int, seed: int, *, second: bool = True, chunk: int = 100
+    layers: Layers, x: Tensor, count: int, seed: int, *, second: bool = True, chunk: int = 100, step: float = 0.0
 ) -> dict[str, Tensor]:
-    """Samples, one a network, whose means are A, B, D, F, P, Q, R, S, T, U times 1/n, (N, m, m, m, m); H is (N, m, m)."""
+    """Samples, one a network, whose means are A, B, D, F, P, Q, R, S, T, U times 1/n, (N, m, m, m, m); H is (N, m, m).
+
+    With a ``step`` the curvature is a difference of gradients, which sees what they jump by at corners.
+    """
     lam, m = rates(layers), x.shape[0]
     generator = torch.Generator().manual_seed(seed)
     triple, place = _triples(2 * m)
@@ -59,7 +62,11 @@ def tensors(
         v = lam * J
         z = output(layers, parameters, x)
         H = J @ v.T
-        u = vmap(lambda t: jvp(jacobian, (parameters,), (t,))[1])(v)  # curvature of o along q at [q, o]
+        if step:
+            ahead, behind = (vmap(lambda t, s=s: jacobian(parameters + s * t))(v) for s in (step, -step))
+            u = (ahead - behind) / (2 * step)
+        else:
+            u = vmap(lambda t: jvp(jacobian, (parameters,), (t,))[1])(v)  # curvature of o along q at [q, o]
         dH = torch.einsum("px,qox->opq", v, u)
         if not second:
             return z, H, dH
@@ -118,7 +125,7 @@ def _symmetric(z: Tensor, H: Tensor, dH: Tensor, dd: list[Tensor]) -> dict[str, 
     return {name: torch.stack(v).mean(0) for name, v in out.items()}
 
 
-def estimate(layers: Layers, x: Tensor, count: int, seed: int, **options: bool) -> dict[str, tuple[Tensor, Tensor]]:
+def estimate(layers: Layers, x: Tensor, count: int, seed: int, **options: float) -> dict[str, tuple[Tensor, Tensor]]:
     """n times the mean of each tensor and its standard error; the mean tangent kernel under H."""
     n = layers.fan_in[-1]
     found = {}

@@ -113,8 +113,8 @@ def test_nodes() -> None:
 
 def test_refusals() -> None:
     good = torch.eye(2)
-    with pytest.raises(ValueError, match="relu has a kink at 0"):
-        tangent_tensors(Layers.of("relu", depth=3), good)
+    with pytest.raises(ValueError, match="step jumps at 0"):
+        tangent_tensors(Layers.of("step", depth=3), good)
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         tangent_tensors(layers("tanh"), torch.ones(2, 3))
     with pytest.raises(ValueError, match="m from 1 to 5"):

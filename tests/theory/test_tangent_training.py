@@ -121,8 +121,8 @@ def test_refusals() -> None:
         gradient_step(tensors, torch.ones(1), 0.0)
     with pytest.raises(ValueError, match="targets for 2 outputs of 1"):
         gradient_step(tensors, torch.ones(1, 2), 1.0)
-    with pytest.raises(ValueError, match="kink"):
-        between("relu", [XA, XB])
+    with pytest.raises(ValueError, match="without kinks only"):
+        gradient_flow(between("relu", [XA, XB]), torch.ones(1), [1.0])
 
 
 def after_one_step(name: str, n: int, count: int, rate: float, Y: Tensor, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from leadline.activations import moments
 from leadline.activations.base import Activation
 from leadline.gaussian import Expectation, correlation, mean_cross_product
 
-__all__ = ["mixed_moment"]
+__all__ = ["hermite_weight", "mixed_moment"]
 
 Pointwise = Callable[[Tensor], Tensor]
 
@@ -99,7 +99,7 @@ def _weighted(act: Activation, i: int, j: int, a: Tensor, c: Tensor, b: Tensor) 
     """One derivative at most on each factor, the rest as a Hermite polynomial of the precision times z."""
     first, second = min(i, 1), min(j, 1)
     f, g = ((act.fn, act.derivative)[n] for n in (first, second))
-    weight = _hermite_weight(i - first, j - second, a, c, b)
+    weight = hermite_weight(i - first, j - second, a, c, b)
     value, error = torch.zeros_like(a), torch.zeros_like(a)
     for (k, m), w in weight.items():
         part = _product(act, _times(f, k), _times(g, m), a, c, b)
@@ -111,8 +111,20 @@ def _times(f: Pointwise, power: int) -> Pointwise:
     return f if power == 0 else lambda z: z**power * f(z)
 
 
-def _hermite_weight(p: int, q: int, a: Tensor, c: Tensor, b: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Coefficients by powers of (z_a, z_b) of the polynomial that stands for p and q derivatives."""
+def hermite_weight(p: int, q: int, a: Tensor, c: Tensor, b: Tensor) -> dict[tuple[int, int], Tensor]:
+    r"""Polynomial that stands for p and q derivatives of one Gaussian's density, by powers of its variables.
+
+    .. math:: \langle\partial_a^p\partial_b^q F\rangle = \sum_{km} w_{km}\langle z_a^k z_b^m F\rangle
+
+    Args:
+        p: derivatives in z_a.
+        q: derivatives in z_b.
+        a: variances of z_a, units of z squared.
+        c: covariances, shape of a.
+        b: variances of z_b, shape of a.
+    Returns:
+        Coefficients w by powers (k, m), each of the shape of a; infinite or nan where the two are parallel.
+    """
     determinant = a * b - c * c
     precision = {(0, 0): b / determinant, (0, 1): -c / determinant, (1, 1): a / determinant}
     terms: dict[tuple[int, int], Tensor] = {(0, 0): torch.ones_like(a)}

@@ -67,24 +67,29 @@ def tensors(layers: Layers, gram: Tensor) -> FlowTensors:
 def _several(
     layers: Layers, gram: Tensor, one: Mapping[str, Tensor | None]
 ) -> tuple[dict[str, Tensor | None], list[str]]:
-    """Tensors between inputs: all of them on shared nodes where that can be, else those of the kernel."""
+    """Tensors between inputs: all that there are of a continuous activation, else those of the kernel."""
     try:
         several = tangent_tensors(layers, gram)
     except ValueError as error:
         said = f"Of the tensors between inputs only K, V, G1 and Theta are here: {error}"
     else:
-        return {name: getattr(several, name) for name in FIELDS}, []
+        between = {name: getattr(several, name) for name in FIELDS if name not in _SECOND}
+        if several.second is not None:
+            return between | several.second._asdict(), []
+        name = layers.activation.name
+        said = f"R, S, T, U between inputs are worked out for activations without kinks only, and {name} has one."
+        return dict.fromkeys(FIELDS) | between, [said]
     try:
         kernels = many_input_flow(layers, gram)
     except ValueError as error:
         return dict(one), [f"Tensors between inputs are not here, those of the first input are: {error}"]
-    between = dict.fromkeys(one)
-    between.update(K=kernels.K, V=kernels.vertex, G1=kernels.G1)
+    kernel_only: dict[str, Tensor | None] = dict.fromkeys(one)
+    kernel_only.update(K=kernels.K, V=kernels.vertex, G1=kernels.G1)
     if one["Theta"] is not None:
         values, vectors = torch.linalg.eigh(gram)
         inputs = vectors * (values.clamp_min(0) * gram.shape[0]).sqrt()  # of this Gram matrix, with n_0 = m
-        between["Theta"] = tangent_matrices(layers, inputs)
-    return between, [said]
+        kernel_only["Theta"] = tangent_matrices(layers, inputs)
+    return kernel_only, [said]
 
 
 def _powers(layers: Layers, fields: Mapping[str, Tensor | None]) -> tuple[Power, ...]:

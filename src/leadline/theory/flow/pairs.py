@@ -3,12 +3,14 @@ r"""Derivatives of the kernel map K -> <sigma_a sigma_b> in the entries of K, fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from leadline.activations import Activation
+from leadline.activations.mixed import hermite_weight
 from leadline.activations.moments import autodiff
 from leadline.gaussian import correlation, hermite_coefficients
 from leadline.gaussian.adaptive import breakpoints, kronrod
@@ -16,9 +18,12 @@ from leadline.gaussian.two import conditional_mean
 
 __all__ = ["PairDerivatives", "pair_derivatives"]
 
+Pointwise = Callable[[Tensor], Tensor]
+
 _ORDERS = (64, 256, 1024)
 _RTOL = 1e-10
 _KEYS = ((1, 1), (2, 0), (0, 2), (2, 2), (3, 1), (1, 3), (4, 0), (0, 4))
+_SIXTH = ((5, 1), (4, 2), (3, 3), (2, 4), (1, 5))
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class PairDerivatives:
         F_{aa,aa} = \tfrac14[4,0],\ F_{aa,bb} = \tfrac14[2,2]
 
     Args:
-        products: [p, q] for p + q = 2 and 4, each of shape (P,), one entry a pair.
+        products: [p, q] for p + q = 2 and 4 (and 6, without [6, 0], where asked for), each of shape (P,).
     """
 
     products: dict[tuple[int, int], Tensor]
@@ -40,7 +45,9 @@ class PairDerivatives:
         return self.products[orders]
 
 
-def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> PairDerivatives:
+def pair_derivatives(
+    activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tensor, *, sixth: bool = False
+) -> PairDerivatives:
     r"""First and second derivatives of the mean product of sigma at pairs of Gaussian points.
 
     .. math:: \langle\sigma^{(p)}_a\sigma^{(q)}_b\rangle = \sum_k
@@ -55,6 +62,7 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
         Kaa: variances of the first points, shape (P,), all positive.
         Kab: covariances.
         Kbb: variances of the second points.
+        sixth: whether [p, q] with p + q = 6 are wanted too: the second derivatives of <sigma'_a sigma'_b>.
 
     Returns:
         The mean products, float64. A pair at correlation 1 or -1 has an infinite [2, 2] where sigma has a kink.
@@ -73,18 +81,21 @@ def pair_derivatives(activation: Activation, Kaa: Tensor, Kab: Tensor, Kbb: Tens
     a, b = Kaa.detach().to(torch.float64), Kbb.detach().to(torch.float64)
     if activation.slopes is not None:
         return PairDerivatives(_two_slopes(*activation.slopes, a, rho, b))
-    out = {key: torch.full_like(rho, math.nan) for key in _KEYS}
+    keys = _KEYS + _SIXTH if sixth else _KEYS
+    out = {key: torch.full_like(rho, math.nan) for key in keys}
     todo = torch.ones_like(rho, dtype=torch.bool)
     for order in _ORDERS:
         if not bool(todo.any()):
             break
-        sums, good = _series(activation, a[todo], rho[todo], b[todo], order)
+        sums, good = _series(activation, a[todo], rho[todo], b[todo], order, keys)
         rows = todo.nonzero()[:, 0]
-        for key in _KEYS:
+        for key in keys:
             out[key][rows[good]] = sums[key][good]
         todo[rows[good]] = False
     for row in todo.nonzero()[:, 0].tolist():
-        for key, value in _direct(activation, float(a[row]), float(rho[row]), float(b[row])).items():
+        pair = float(a[row]), float(rho[row]), float(b[row])
+        found = _direct(activation, *pair) | (_direct_sixth(activation, *pair) if sixth else {})
+        for key, value in found.items():
             out[key][row] = value
     return PairDerivatives(out)
 
@@ -96,27 +107,33 @@ def _two_slopes(plus: float, minus: float, a: Tensor, rho: Tensor, b: Tensor) ->
     slope = linear + kink * (math.pi - torch.atan2(sine, rho)) / (2 * math.pi)
     bend = kink / (2 * math.pi) / sine if kink else torch.zeros_like(rho)
     rest = kink * sine / (2 * math.pi)
-    out = {(1, 1): slope, (2, 2): bend / s}
-    for K, keys in ((a, ((2, 0), (3, 1), (4, 0))), (b, ((0, 2), (1, 3), (0, 4)))):
-        values = (s * rest / K, -bend * rho / K, s * (rho**2 * bend - rest) / K**2)
+    cube = bend / sine**2 if kink else bend
+    out = {(1, 1): slope, (2, 2): bend / s, (3, 3): rho * cube / s**2}
+    keys_a, keys_b = ((2, 0), (3, 1), (4, 0), (5, 1), (2, 4)), ((0, 2), (1, 3), (0, 4), (1, 5), (4, 2))
+    for K, keys in ((a, keys_a), (b, keys_b)):
+        values = (
+            s * rest / K, -bend * rho / K, s * (rho**2 * bend - rest) / K**2,
+            rho * cube * (1 + 2 * sine**2) / K**2, -K * cube / s**3,
+        )  # fmt: skip
         out.update(zip(keys, values, strict=True))
     return out
 
 
 def _series(
-    activation: Activation, a: Tensor, rho: Tensor, b: Tensor, order: int
+    activation: Activation, a: Tensor, rho: Tensor, b: Tensor, order: int, keys: Sequence[tuple[int, int]] = _KEYS
 ) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
     """Sums of the series to an order, and where they have converged."""
     variances, inverse = torch.unique(torch.stack([a, b]), return_inverse=True)
     c = hermite_coefficients(activation.fn, variances, order, activation.kinks)
     left, right = c[inverse[0]], c[inverse[1]]
     scale = ((left**2).sum(1) * (right**2).sum(1)).sqrt()
-    k = torch.arange(order - 3, dtype=torch.float64, device=a.device)
+    reach = max(max(key) for key in keys)
+    k = torch.arange(order + 1 - reach, dtype=torch.float64, device=a.device)
     powers = rho[:, None].abs() ** k * torch.where(rho[:, None] < 0, (-1.0) ** k, torch.ones_like(k))
     log_factorial = torch.lgamma(torch.arange(order + 2, dtype=torch.float64, device=a.device) + 1)
     sums, good = {}, torch.ones_like(rho, dtype=torch.bool)
     n = k.numel()
-    for p, q in _KEYS:
+    for p, q in keys:
         factor = ((log_factorial[p : p + n] + log_factorial[q : q + n]) / 2 - log_factorial[:n]).exp()
         terms = factor * left[:, p : p + n] * right[:, q : q + n] * powers
         # what is left out is no larger than the last quarter of a series that falls at all
@@ -129,7 +146,7 @@ def _direct(activation: Activation, a: float, rho: float, b: float) -> dict[tupl
     """One pair by quadrature, well conditioned at any correlation."""
     # from products of {s'', z s'', z^2 s''} with {s, s', s''}, by <z_a X> = Kaa <d_a X> + Kab <d_b X>
     c = rho * math.sqrt(a * b)
-    one, two = _bent_products(activation, a, rho, b), _bent_products(activation, b, rho, a)
+    one, two = (_bent_products(activation, x, rho, y, (2, 0))[:, 0] for x, y in ((a, b), (b, a)))
     out = {(2, 2): (one[0, 2] + two[0, 2]) / 2, (2, 0): one[0, 0], (0, 2): two[0, 0]}
     out[1, 1] = activation.dual_derivative(a, c, b, rtol=1e-12)
     for m, K, keys in ((one, a, ((3, 1), (4, 0))), (two, b, ((1, 3), (0, 4)))):
@@ -139,8 +156,22 @@ def _direct(activation: Activation, a: float, rho: float, b: float) -> dict[tupl
     return out
 
 
-def _bent_products(activation: Activation, a: float, rho: float, b: float) -> Tensor:
-    """<z_a^i s''(z_a) s^(q)(z_b)> for i, q = 0, 1, 2, with the point masses of s'' at both points."""
+def _direct_sixth(activation: Activation, a: float, rho: float, b: float) -> dict[tuple[int, int], Tensor]:
+    """One pair's products of sixth order: what s'' leaves of the derivatives goes on to the Gaussian."""
+    c = torch.tensor(rho * math.sqrt(a * b), dtype=torch.float64)
+    one, two = (_bent_products(activation, x, rho, y, (3, 3)) for x, y in ((a, b), (b, a)))
+    out = {}
+    for m, p, q in ((one, 5, 1), (one, 4, 2), (one, 3, 3), (two, 5, 1), (two, 4, 2)):
+        left, right = (a, b) if m is one else (b, a)
+        onto = min(q, 2)
+        weight = hermite_weight(p - 2, q - onto, c * 0 + left, c, c * 0 + right)
+        value = torch.stack([w * m[i, j, onto] for (i, j), w in weight.items()]).sum()
+        out[(p, q) if m is one else (q, p)] = value
+    return out
+
+
+def _bent_products(activation: Activation, a: float, rho: float, b: float, most: tuple[int, int]) -> Tensor:
+    """<z_a^i z_b^j s''(z_a) s^(q)(z_b)> up to powers (i, j) and q = 2, with the point masses of s'' at both points."""
     f, df = activation.fn, activation.derivative
     kinks, jumps = _slope_jumps(activation)
 
@@ -155,13 +186,20 @@ def _bent_products(activation: Activation, a: float, rho: float, b: float) -> Te
     cuts = [0.75 * 2.0**j for j in range(40) if 0.75 * 2.0**j < 9 * tau]
     cut = torch.cat([torch.tensor([*cuts, *(-v for v in cuts)], dtype=torch.float64), kinks])
     mean, spread = slope * z, torch.full_like(z, tau)
-    inner = torch.stack([conditional_mean(g, mean, spread, cut)[0] for g in (f, df, second)], dim=1)
     masses = torch.exp(-0.5 * ((kinks - mean[:, None]) / max(tau, 1e-300)) ** 2) / (
         max(tau, 1e-300) * math.sqrt(2 * math.pi)
     )
-    inner[:, 2] += (masses * jumps).sum(1)
-    powers = torch.stack([torch.ones_like(z), z, z**2])
-    return (powers * weight) @ inner
+
+    def inner(g: Pointwise, j: int) -> Tensor:
+        return conditional_mean(lambda y: y**j * g(y), mean, spread, cut)[0]
+
+    powers = torch.stack([z**i for i in range(most[0] + 1)]) * weight
+    out = []
+    for j in range(most[1] + 1):
+        parts = [inner(g, j) for g in (f, df, second)]
+        parts[2] = parts[2] + (masses * jumps * kinks**j).sum(1)
+        out.append(powers @ torch.stack(parts, dim=1))
+    return torch.stack(out, dim=1)
 
 
 def _outer_nodes(sd: float, slope: float, tau: float, kinks: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadline.activations import Activation
 from leadline.activations.moments import autodiff
-from leadline.gaussian import expectation
+from leadline.gaussian import HalfSpaceTerm, expectation
 
 __all__ = ["Bends", "Moments", "bends", "moments", "slope_activation", "slope_jumps"]
 
@@ -97,13 +97,19 @@ def slope_activation(activation: Activation) -> Activation:
             f"{activation.name} jumps at {', '.join(f'{j:g}' for j in activation.jumps)}, so that its tangent kernel "
             "is infinite: use a continuous activation."
         )
-    return Activation(
+    slope = Activation(
         activation.derivative,
         name=f"{activation.name}'",
         kinks=activation.kinks,
         jumps=slope_jumps(activation),
         precision=max(activation.precision, 1e-16),
     )
+    terms = activation.half_space_terms
+    if terms is not None and all(t.noise in (None, 0.0) for t in terms):
+        slope.half_space_terms = tuple(
+            HalfSpaceTerm(t.coefficient * t.power, t.power - 1, t.noise) for t in terms if t.power
+        )
+    return slope
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from leadline.theory.tangent.several_fluctuations import Fluctuations
-from leadline.theory.tangent.several_state import State, Step
+from leadline.theory.tangent.several_state import SecondDifferentials, State, Step
 
-__all__ = ["Differentials", "SecondDifferentials", "differentials", "second_differentials"]
+__all__ = ["Differentials", "differentials", "second_differentials"]
 
 _sum = torch.einsum
 
@@ -20,15 +20,6 @@ class Differentials(NamedTuple):
 
     P: Tensor
     Q: Tensor
-
-
-class SecondDifferentials(NamedTuple):
-    """R, S, T, U between several inputs, shape (m, m, m, m) each."""
-
-    R: Tensor
-    S: Tensor
-    T: Tensor
-    U: Tensor
 
 
 def differentials(step: Step, now: State, F: Tensor) -> Differentials:
