@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leadline.measure.curvature import Objective, largest_eigenvalue, top_curvature, training_loss
 from leadline.program import UserError
+from refusals import refused
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
@@ -232,3 +234,24 @@ def test_half_precision_and_frozen_models_are_refused() -> None:
         top_curvature(nn.Linear(5, 3).bfloat16(), X.bfloat16(), "cross_entropy", CLASSES)
     with pytest.raises(UserError, match="no trainable parameter"):
         top_curvature(nn.Linear(5, 3).double().requires_grad_(False), X, "cross_entropy", CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_a_part_without_a_second_derivative_is_refused(kind: str) -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * 2
+
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return Once.apply(super().forward(x))
+
+    # torch itself would say that the curvature is 0
+    with refused("no second derivative", "once_differentiable"):
+        top_curvature(Doubled(3, 2), torch.randn(4, 3), "mse", torch.zeros(4, 2), kind=kind)  # type: ignore[arg-type]

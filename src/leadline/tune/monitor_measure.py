@@ -113,9 +113,9 @@ class Probe:
             return None
         try:
             return measure()
-        except (UserError, ValueError) as error:
+        except ValueError as error:
             notes.append(f"{what}: {one_line(error)}.")
-        except RuntimeError as error:  # no second derivative, no memory: it would fail again
+        except (UserError, RuntimeError) as error:  # no second derivative, no memory: it would fail again
             self._off.add(what)
             notes.append(f"{what} is left out from here on: {one_line(error)}.")
         return None

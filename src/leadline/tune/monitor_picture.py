@@ -109,7 +109,7 @@ def _layers(ax: Any, readings: Sequence[Reading], what: str, title: str, unit: s
         label = plain(name or "model", 28).replace("$", r"\$")
         named = {"label": label} if len(names) <= 6 or i in (0, len(names) // 2, len(names) - 1) else {}
         ax.plot(x, y, "-o", ms=3, lw=1.6, color=color, **named)
-    if log and ax.lines:
+    if log and any(v > 0 for r in readings for v in getattr(r, what).values()):
         ax.set_yscale("log")
     elif names:
         most = max(v for r in readings for v in getattr(r, what).values())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leadline.measure.curvature.objective import Objective
 from leadline.measure.losses import training_loss
+from leadline.program.errors import UserError
 
 __all__ = ["Product", "gauss_newton_product", "hessian_product"]
 
@@ -40,11 +41,15 @@ def hessian_product(objective: Objective) -> Product:
 
     Returns:
         The product.
+
+    Raises:
+        UserError: a part of the module has no second derivative.
     """
     leaves = list(objective.leaves().values())
     with objective.fixed():
         value = objective.value(dict(zip(objective.names, leaves, strict=True)))
         slopes = _gradient(value, leaves, create_graph=True)
+    _refuse_first_order(slopes)
     rising = [(i, s) for i, s in enumerate(slopes) if s is not None and s.requires_grad]
 
     def apply(vector: Tensor) -> Tensor:
@@ -73,6 +78,9 @@ def gauss_newton_product(objective: Objective) -> Product:
 
     Returns:
         The product.
+
+    Raises:
+        UserError: a part of the module has no second derivative.
     """
     leaves = list(objective.leaves().values())
     with objective.fixed():
@@ -83,6 +91,7 @@ def gauss_newton_product(objective: Objective) -> Product:
         # J^T u is linear in u, so differentiating it by u gives J v from the same graph
         dual = torch.zeros_like(output, requires_grad=True)
         pulled = _gradient(output, leaves, dual, create_graph=True)
+    _refuse_first_order(pulled)
     reached = [(i, p) for i, p in enumerate(pulled) if p is not None and p.requires_grad]
     gradient = objective.flatten(_gradient(output, leaves, slope.detach(), retain_graph=True)).detach()
 
@@ -98,6 +107,22 @@ def gauss_newton_product(objective: Objective) -> Product:
             return objective.flatten(_gradient(output, leaves, bent, retain_graph=True)).detach()
 
     return Product(apply, gradient, float(value.detach()))
+
+
+def _refuse_first_order(slopes: Sequence[Tensor | None]) -> None:
+    """Functions that can be differentiated once leave a node in the graph that torch passes over without a word."""
+    waiting = [s.grad_fn for s in slopes if s is not None and s.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise UserError(
+                "a part of the model has no second derivative (its backward is marked once_differentiable, as fused kernels "
+                "are), so the curvature would be wrong without a sign of it: use that part's plain implementation."
+            )
+        fresh = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= fresh
+        waiting.extend(fresh)
 
 
 def _gradient(

@@ -1,0 +1,445 @@
+"""The monitor in a loop: what it leaves alone, what it may cost, what it writes to, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leadline.tune import Monitor
+from refusals import refused
+
+
+class Net(nn.Module):
+    """Every kind of state: dropout, running statistics, an embedding, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.attend, self.drop = nn.MultiheadAttention(4, 2, batch_first=True), nn.Dropout(0.2)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
+        return self.out(self.drop(h + self.attend(h, h, h)[0]).mean(1))
+
+
+def data() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(12, 1, 5, 5, generator=g), torch.randint(0, 3, (12,), generator=g)
+
+
+def update(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(net(x), y).backward()
+    optimizer.step()
+
+
+def everything(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that training goes on from."""
+    return {
+        "state": {n: t.detach().clone() for n, t in net.state_dict().items()},
+        "grads": [None if p.grad is None else p.grad.clone() for p in net.parameters()],
+        "same tensors": [p.data_ptr() for p in net.parameters()],
+        "modes": [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()],
+        "asks": [p.requires_grad for p in net.parameters()],
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002  the one that training code uses
+        "python": random.getstate(),
+    }
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return list(one) == list(two) and all(same(one[k], two[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
+    return bool(one == two)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_network_optimizer_and_random_states_stay_as_they_are(training: bool) -> None:
+    net, (x, y) = Net().train(training), data()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    update(net, optimizer, x, y)
+    before = everything(net, optimizer)
+    monitor = Monitor(net, optimizer, batch=x, targets=y, loss="cross_entropy", budget=None)
+    assert same(before, everything(net, optimizer))
+    reading = monitor.step()
+    assert reading is not None
+    assert reading.sharpness is not None
+    assert reading.kernel_change == reading.updates["conv"] == 0  # nothing was updated
+    assert same(before, everything(net, optimizer))
+    update(net, optimizer, x, y)
+    assert not same(before, everything(net, optimizer))  # the comparison would notice
+
+
+def test_training_beside_a_monitor_is_the_training_without_it() -> None:
+    ends = []
+    for watched in (True, False):
+        torch.manual_seed(3)
+        net, (x, y) = Net(), data()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        step: Callable[[], Any] = lambda: None  # noqa: E731
+        if watched:
+            step = Monitor(net, optimizer, batch=x, targets=y, loss="cross_entropy", budget=None, every=2).step
+        for _ in range(6):
+            update(net, optimizer, x, y)
+            step()
+        ends.append(everything(net, optimizer))
+    del ends[0]["same tensors"], ends[1]["same tensors"]
+    assert same(*ends)
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], float], steps: int, **settings: Any) -> Monitor:
+    """A loop whose steps take a second, and whose readings take what is said."""
+    clock, probe = Clock(), sys.modules["leadline.tune.monitor_measure"].Probe
+
+    def read(self: Any, step: int, optimizer: Any, before: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+        clock.now += cost(step)
+        return {}, ()
+
+    monkeypatch.setattr(probe, "read", read)
+    monitor = Monitor(nn.Linear(3, 2), batch=torch.randn(4, 3), clock=clock, **settings)
+    for _ in range(steps):
+        clock.now += 1.0
+        monitor.step()
+    return monitor
+
+
+def test_readings_are_spaced_so_that_the_budget_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = clocked(monkeypatch, lambda step: 2.0, 2000)
+    assert monitor.trained == 2000
+    assert monitor.spent == 2.0 * len(monitor.readings)
+    assert 0.048 < monitor.share <= 0.05  # used, and not passed
+    steps = [r.step for r in monitor.readings]
+    assert steps[:3] == [0, 81, 121]  # the first is paid for before the second
+    assert all(b - a >= 40 for a, b in itertools.pairwise(steps))
+    assert "4.90% of the training time" in str(monitor)
+
+
+def test_readings_that_grow_dearer_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = clocked(monkeypatch, lambda step: 1.0 + step / 100, 4000, budget=0.1)
+    assert 0.09 < monitor.share <= 0.102  # a reading costs what the one before did, and a little more
+    steps = [r.step for r in monitor.readings]
+    assert steps[-1] - steps[-2] > 5 * (steps[3] - steps[2])
+
+
+def test_without_a_budget_every_reading_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [r.step for r in clocked(monkeypatch, lambda s: 9.0, 10, budget=None, every=4).readings] == [0, 4, 8]
+    assert [r.step for r in clocked(monkeypatch, lambda s: 9.0, 3, budget=None).readings] == [0, 1, 2, 3]
+    few = clocked(monkeypatch, lambda s: 0.001, 3000, every=1000)  # cheap ones are still no more frequent than asked
+    assert [r.step for r in few.readings] == [0, 1000, 2000, 3000]
+    dear = clocked(monkeypatch, lambda s: 9.0, 50)
+    assert len(dear.readings) == 1
+    assert "18.00% of the training time" in str(dear)
+    assert "the next reading waits" in " ".join(str(dear).split())
+
+
+class Writer:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.lines.append((name, value, step))
+
+
+class Run:
+    def __init__(self) -> None:
+        self.lines: list[tuple[dict[str, float], bool | None]] = []
+
+    def log(self, values: dict[str, float], step: int | None = None, commit: bool | None = None) -> None:
+        self.lines.append((values, commit))
+
+
+class Stepped:
+    def __init__(self) -> None:
+        self.lines: list[tuple[dict[str, float], int]] = []
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self.lines.append((values, step))
+
+
+def watched(log: Any, **settings: Any) -> Monitor:
+    net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(6, 3)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    given = {"batch": x, "targets": torch.randint(0, 2, (6,)), "loss": "cross_entropy", "budget": None, "every": 2}
+    monitor = Monitor(net, optimizer, log=log, **{**given, **settings})
+    for i in range(2):
+        update(net, optimizer, x, given["targets"])
+        monitor.step(100 + i)
+    return monitor
+
+
+NAMES = {
+    "leadline/loss", "leadline/sharpness", "leadline/edge", "leadline/sharpness_over_edge", "leadline/kernel_change",
+    "leadline/kernel_turn", "leadline/update", "leadline/update/0", "leadline/update/2", "leadline/feature_change",
+    "leadline/feature_change/0", "leadline/feature_change/2", "leadline/dead", "leadline/dead/0",
+}  # fmt: skip
+
+
+def test_a_summary_writer_gets_scalars() -> None:
+    log = Writer()
+    monitor = watched(log)
+    assert {name for name, _, step in log.lines if step == 101} == NAMES
+    assert {step for _, _, step in log.lines} == {0, 101}
+    assert ("leadline/sharpness", monitor.readings[-1].sharpness, 101) in log.lines
+    assert ("leadline/edge", pytest.approx(20.0), 101) in log.lines
+
+
+def test_a_run_gets_them_with_what_the_loop_logs_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Run()
+    watched(log)
+    values, commit = log.lines[-1]
+    assert commit is False
+    assert set(values) == NAMES | {"leadline/step"}
+    assert values["leadline/step"] == 101
+    module = types.ModuleType("wandb")
+    module.log = Run().log  # type: ignore[attr-defined]
+    watched(module)
+    assert len(module.log.__self__.lines) == 2  # type: ignore[attr-defined]
+
+
+def test_other_logs() -> None:
+    log = Stepped()
+    watched(log)
+    assert log.lines[-1][1] == 101
+    lines: list[tuple[dict[str, float], int]] = []
+    watched(lambda values, step: lines.append((values, step)))
+    assert [step for _, step in lines] == [0, 101]
+    assert set(lines[-1][0]) == NAMES
+
+
+def fake_lightning(monkeypatch: pytest.MonkeyPatch, name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+
+    class Callback:
+        """What Lightning asks of a callback is that it is one."""
+
+        def setup(self, trainer: Any, module: Any, stage: str) -> None:
+            """Called of every callback."""
+
+    module.Callback = Callback  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+def test_a_lightning_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = fake_lightning(monkeypatch, "lightning.pytorch")
+    logged: list[dict[str, float]] = []
+    net, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randint(0, 2, (6,))
+    net.log_dict = logged.append  # type: ignore[assignment]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    monitor = Monitor(net, batch=x, targets=y, loss="cross_entropy", budget=None)
+    assert monitor.readings[0].edge is None
+    callback = monitor.lightning_callback()
+    assert isinstance(callback, package.Callback)
+    wrapped = types.SimpleNamespace(optimizer=optimizer)  # as Lightning wraps it
+    trainer = types.SimpleNamespace(optimizers=[wrapped], global_step=0, is_global_zero=True)
+    callback.on_train_start(trainer, net)
+    for batch in range(4):  # gradients of two batches are gathered for an update
+        if batch % 2:
+            update(net, optimizer, x, y)
+            trainer.global_step += 1
+        callback.on_train_batch_end(trainer, net, None, (x, y), batch)
+    assert [r.step for r in monitor.readings] == [0, 1, 2]
+    assert monitor.readings[-1].edge == pytest.approx(20.0)
+    assert [values["leadline/loss"] for values in logged] == [r.loss for r in monitor.readings[1:]]
+    trainer.is_global_zero, trainer.global_step = False, 3
+    callback.on_train_batch_end(trainer, net, None, (x, y), 5)
+    assert len(monitor.readings) == 3  # other processes do not measure
+
+
+def test_lightning_that_is_not_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with refused("Lightning is not imported", "import lightning.pytorch"):
+        watched(None).lightning_callback()
+
+
+def test_the_callback_is_of_the_package_that_the_module_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_lightning(monkeypatch, "lightning.pytorch")
+    old = fake_lightning(monkeypatch, "pytorch_lightning")
+    kind = type("LightningModule", (nn.Linear,), {"__module__": "pytorch_lightning.core.module"})
+    monitor = Monitor(kind(3, 2), batch=torch.randn(2, 3))
+    assert isinstance(monitor.lightning_callback(), old.Callback)
+
+
+def test_a_transformers_callback_logs_through_its_trainer() -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.trainer_callback import CallbackHandler, TrainerControl, TrainerState
+
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=30
+    )
+    model = transformers.BertForSequenceClassification(config)
+    batch = {"input_ids": torch.randint(0, 30, (4, 6)), "labels": torch.tensor([0, 1, 1, 0])}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    args = transformers.training_args.TrainingArguments.__new__(transformers.training_args.TrainingArguments)
+
+    class Trainer:
+        """The part of a Trainer that logs."""
+
+        def __init__(self) -> None:
+            self.control, self.state, self.lines = TrainerControl(), TrainerState(), []
+            self.state.is_world_process_zero = True
+            self.callback_handler = CallbackHandler([], model, None, optimizer, None)
+
+        def log(self, logs: dict[str, float]) -> None:
+            self.lines.append(logs)
+            self.control = self.callback_handler.on_log(args, self.state, self.control, logs)
+
+    trainer = Trainer()
+    monitor = Monitor(model, batch=batch, log=trainer, budget=None)
+    assert monitor.readings[0].loss == pytest.approx(float(model(**batch).loss.detach()), rel=0.5)  # dropout is on
+    trainer.callback_handler.add_callback(monitor.trainer_callback())
+    handler = trainer.callback_handler
+    trainer.control = handler.on_train_begin(args, trainer.state, trainer.control)
+    for i in range(2):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+        trainer.state.global_step = i + 1
+        trainer.control.should_log = True
+        trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
+        assert trainer.control.should_log  # the loop's own line is not lost
+    assert [r.step for r in monitor.readings] == [0, 1, 2]
+    assert monitor.readings[-1].of_edge > 0
+    assert [line["leadline/loss"] for line in trainer.lines] == [r.loss for r in monitor.readings]
+
+
+def test_compiled_and_data_parallel_models_are_unwrapped() -> None:
+    x, y = torch.randn(6, 3), torch.randint(0, 2, (6,))
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    plain = Monitor(net, batch=x, targets=y, loss="cross_entropy").readings[0]
+    inside = nn.Sequential(torch.compile(net[0], backend="aot_eager"), *net[1:])  # has no second derivative
+    for model in (torch.compile(net, backend="aot_eager"), nn.DataParallel(net), inside):
+        model(x)
+        reading = Monitor(model, batch=x, targets=y, loss="cross_entropy").readings[0]
+        assert reading.sharpness == pytest.approx(plain.sharpness, rel=1e-5)
+        assert reading.notes == ()
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_goes_on() -> None:
+    class Once(torch.autograd.Function):
+        """A function with one derivative."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * 2
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Once.apply(self.a(x))
+
+    net, x, y = Own(), torch.randn(6, 3), torch.randint(0, 2, (6,))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    monitor = Monitor(net, optimizer, batch=x, targets=y, loss="cross_entropy", budget=None)
+    update(net, optimizer, x, y)
+    reading = monitor.step()
+    assert reading.sharpness is None
+    assert reading.loss < monitor.readings[0].loss
+    assert reading.kernel_change == pytest.approx(0)  # a linear model
+    assert "sharpness is left out from here on" in monitor.readings[0].notes[0]
+    assert "once_differentiable" in monitor.readings[0].notes[0]
+    assert reading.notes == ()  # and not tried again
+    assert "sharpness is left out" in str(monitor)
+
+
+def test_a_loss_that_has_overflowed_does_not_stop_the_loop() -> None:
+    net, x, y = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), torch.randn(6, 3), torch.zeros(6, 2)
+    monitor = Monitor(net, torch.optim.SGD(net.parameters(), 0.1), batch=x, targets=y, loss="mse", budget=None)
+    with torch.no_grad():
+        net[2].weight[:] = float("inf")
+    reading = monitor.step()
+    assert reading.sharpness is None
+    assert "sharpness: " in reading.notes[0]
+    assert all(np.isfinite(v) for v in reading.scalars().values())
+
+
+def test_optimizers_without_an_edge_are_said() -> None:
+    net, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randn(6, 2)
+    for optimizer, said in (
+        (torch.optim.Rprop(net.parameters()), "no edge follows from curvature for Rprop"),
+        (torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, dampening=0.5), "dampens"),
+        (torch.optim.SGD([{"params": net.weight, "momentum": 0.5}, {"params": net.bias}], 0.1), "differ in more than"),
+        (torch.optim.SGD(net.parameters(), 0.0), "rate is 0"),
+    ):
+        reading = Monitor(net, optimizer, batch=x, targets=y, loss="mse").readings[0]
+        assert reading.edge is None
+        assert reading.sharpness is not None
+        assert said in reading.notes[0]
+
+
+def test_what_cannot_be_used_is_refused_in_one_sentence() -> None:
+    net, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randint(0, 2, (6,))
+    good = {"batch": x, "targets": y, "loss": "cross_entropy"}
+    with refused("type int", "torch.nn.Module"):
+        Monitor(3, batch=x)  # type: ignore[arg-type]
+    with refused("optimizer is of type str"):
+        Monitor(net, "adam", **good)
+    with refused("trains none of the parameters of this Linear"):
+        Monitor(net, torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1), **good)
+    with refused("targets and no loss"):
+        Monitor(net, batch=x, targets=y)
+    with refused("needs the targets"):
+        Monitor(net, batch=x, loss="mse")
+    with refused("no loss 'mean'"):
+        Monitor(net, batch=x, targets=y, loss="mean")
+    with refused("do not fit the output"):
+        Monitor(net, batch=x, targets=y[:4], loss="cross_entropy")
+    with refused("the model raised RuntimeError", "monitor's batch"):
+        Monitor(net, batch=torch.randn(6, 4))
+    with refused("half precision"):
+        Monitor(nn.Linear(3, 2).bfloat16(), batch=x.bfloat16())
+    with refused("log is of type int", "SummaryWriter"):
+        Monitor(net, log=3, **good)
+    for name, value in (("every", 0), ("every", 1.5), ("budget", 0), ("samples", 0), ("products", 1)):
+        with refused(f"{name}={value}"):
+            Monitor(net, **good, **{name: value})
+
+
+def test_the_picture_and_the_dictionary(tmp_path: Path) -> None:
+    monitor = watched(None)
+    monitor.plot().savefig(tmp_path / "monitor.png")
+    assert (tmp_path / "monitor.png").stat().st_size > 10_000
+    assert len(monitor.plot().axes) == 4
+    assert [r["step"] for r in monitor.to_dict()["readings"]] == [0, 101]
+    bare = Monitor(nn.Linear(3, 2), batch=torch.randn(2, 3), budget=None)  # no loss: half of it stays empty
+    with pytest.raises(ValueError, match="one reading"):
+        bare.plot()
+    bare.step()
+    bare.plot().savefig(tmp_path / "bare.png")
+    assert bare.regime == "undecided"
