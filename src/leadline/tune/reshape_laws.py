@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from leadline.activations import Activation
 from leadline.program import Program, Step, tied_parameters
-from leadline.theory import predict
+from leadline.theory import Prediction
 from leadline.tune.init_critical import Tuning, Tunings
 from leadline.tune.init_design import Plan, full_plan, words
 from leadline.tune.init_places import Places, parameter_of, passing
@@ -38,12 +38,13 @@ class _Unit(Tunings):
         return super().of(act, bias)
 
 
-def shaped_plan(program: Program, places: Places, wraps: Mapping[str, Wrap], design: Design) -> Plan:
+def shaped_plan(program: Program, places: Places, base: Prediction, wraps: Mapping[str, Wrap], design: Design) -> Plan:
     """Laws of the weights of a network with reshaped nonlinearities.
 
     Args:
         program: of the network as it is.
         places: of its steps.
+        base: prediction of the network as it is.
         wraps: constants by step.
         design: with the nonlinearities.
 
@@ -54,7 +55,7 @@ def shaped_plan(program: Program, places: Places, wraps: Mapping[str, Wrap], des
     frozen = frozenset(n for n, p in program.model.named_parameters(remove_duplicate=False) if not p.requires_grad)
     steps = {s.name: s for s in shaped.steps}
     moved = replace(places, steps=steps, weighted=tuple(s for s in shaped.steps if s.weighted))
-    return full_plan(shaped, moved, predict(shaped), frozen, _Unit())
+    return full_plan(shaped, moved, base, frozen, _Unit())
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Folded:
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
-def folding_plan(program: Program, places: Places, design: Design) -> Folded:
+def folding_plan(program: Program, places: Places, base: Prediction, design: Design) -> Folded:
     r"""Fold the wraps that can into the layers around them.
 
     .. math:: W \to a W,\quad b_W \to a b_W + b,\quad V \to \gamma V
@@ -85,6 +86,7 @@ def folding_plan(program: Program, places: Places, design: Design) -> Folded:
     Args:
         program: of the network as it is.
         places: of its steps.
+        base: prediction of the network as it is.
         design: with the constants.
 
     Returns:
@@ -109,7 +111,7 @@ def folding_plan(program: Program, places: Places, design: Design) -> Folded:
             wraps[name] = wrap
     if not wraps:
         return Folded(Plan("reshaped"), kept=kept)
-    plan = shaped_plan(program, places, wraps, design)
+    plan = shaped_plan(program, places, base, wraps, design)
     scales: dict[str, float] = {}
     shifts: dict[str, float] = {}
     for name, wrap in wraps.items():

@@ -34,13 +34,14 @@ class Reshaping:
     Args:
         program: of the network.
         places: of its steps.
+        base: prediction of the network as it is.
     """
 
-    def __init__(self, program: Program, places: Places) -> None:
-        self.program, self.places = program, places
+    def __init__(self, program: Program, places: Places, base: Prediction) -> None:
+        self.program, self.places, self.base = program, places, base
         self.design: Design = design(program, places)
         self.folded: Folded = (
-            folding_plan(program, places, self.design) if self.design.graph else Folded(Plan("reshaped"))
+            folding_plan(program, places, base, self.design) if self.design.graph else Folded(Plan("reshaped"))
         )
 
     @property
@@ -114,7 +115,7 @@ class Reshaping:
         Returns:
             The recipe.
         """
-        plan = shaped_plan(self.program, self.places, self.design.graph, self.design)
+        plan = shaped_plan(self.program, self.places, self.base, self.design.graph, self.design)
         names = tied_parameters(model)
         reshapes = tuple(
             Reshape(place, self.design.activations[n].name, self.design.graph[n])
@@ -160,14 +161,16 @@ def formula(name: str, wrap: Wrap) -> str:
     return f"{wrap.gamma:.5g} ({outside})"
 
 
-def plan_reshaping(program: Program | None, places: Places | None) -> Reshaping | None:
+def plan_reshaping(report: Report, places: Places | None) -> Reshaping | None:
     """Design the reshaping of a network.
 
     Args:
-        program: of the network, or None.
+        report: of the network as it is.
         places: of its steps, or None.
 
     Returns:
         The reshaping; None where there is no graph to design it on.
     """
-    return None if program is None or places is None else Reshaping(program, places)
+    if report.program is None or places is None or report.prediction is None:
+        return None
+    return Reshaping(report.program, places, report.prediction)

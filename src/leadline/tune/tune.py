@@ -16,7 +16,7 @@ from leadline.measure import measure
 from leadline.measure.losses import TrainingLoss
 from leadline.program import Program, tied_parameters
 from leadline.program.errors import UserError, plain
-from leadline.tune.groups import parameter_groups
+from leadline.tune.groups import OPTIMIZERS, parameter_groups
 from leadline.tune.init_choose import choose, verdict_counts
 from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_places import Places, find_places
@@ -25,8 +25,6 @@ from leadline.tune.recipe_apply import fingerprint, unwrap
 from leadline.tune.reshape_tune import Reshaping, plan_reshaping
 
 __all__ = ["OPTIMIZERS", "tune"]
-
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lion", "lamb", "muon")
 
 Progress = Callable[[str, int, int], None]
 
@@ -105,7 +103,7 @@ def tune(
         summary={"before": _facts(first)},
         leadline=leadline.__version__,
     )
-    reshaping = plan_reshaping(program, places) if reshape_activations else None
+    reshaping = plan_reshaping(first, places) if reshape_activations else None
     most = max(first.draws, draws or 2, 2)
     if progress is not None and reshaping is not None:
         progress("reshaping the activations", 0, 1)
