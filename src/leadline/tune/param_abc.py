@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from leadline.program.errors import UserError, near, plain
+from leadline.tune.groups import DECOUPLED, OPTIMIZERS
+from leadline.tune.reshape_rates import rate_power
 
 __all__ = ["PARAMETRIZATIONS", "Exponents", "Parametrization", "Shift", "kind_of", "parametrization"]
 
-_KINDS = {
-    "sgd": "linear", "momentum": "linear", "nesterov": "linear",
-    "adam": "normalized", "adamw": "normalized", "lion": "normalized", "muon": "normalized",
-    "lamb": "relative",
-}  # fmt: skip
-_DECOUPLED = ("adamw", "lion", "muon", "lamb")
+_KINDS = {2: "linear", 1: "normalized", 0: "relative"}
 
 
 def kind_of(optimizer: str) -> str:
@@ -30,9 +27,9 @@ def kind_of(optimizer: str) -> str:
     Raises:
         UserError: no such optimizer.
     """
-    if optimizer not in _KINDS:
-        raise UserError(f"there is no optimizer '{plain(optimizer)}': {near(optimizer, _KINDS)}.")
-    return _KINDS[optimizer]
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"there is no optimizer '{plain(optimizer)}': {near(optimizer, OPTIMIZERS)}.")
+    return _KINDS[rate_power(optimizer)]
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,9 @@ class Shift:
 
         Source: Yang & Hu (2021), Feature learning in infinite-width neural networks, section 3; for Adam derived here.
         """
-        rate = {"linear": 2.0, "normalized": 1.0, "relative": 0.0}[kind_of(optimizer)] * theta
-        decay = -rate if optimizer in _DECOUPLED else -2 * theta
+        kind_of(optimizer)
+        rate = rate_power(optimizer) * theta
+        decay = -rate if optimizer in DECOUPLED else -2 * theta
         return cls(theta, rate, decay, -theta)
 
 
@@ -134,6 +132,7 @@ class Parametrization:
         output: of layers that read the width.
         branch: power of 1/depth in the multiplier of a residual branch.
         branch_rate: power of 1/depth in the rates of the parameters in branches.
+        attention: power of 1/(head dimension) that attention's logits have beyond their 1/sqrt(head dimension).
         first: exponents of the rates of input, hidden and output at the first step alone; () where all steps are alike.
         why: one sentence.
         source: the work that it rests on.
@@ -146,6 +145,7 @@ class Parametrization:
     output: Exponents
     branch: float = 0.0
     branch_rate: float = 0.0
+    attention: float = 0.0
     first: tuple[float, ...] = ()
     why: str = ""
     source: str = ""
@@ -230,7 +230,7 @@ def _mup(optimizer: str, hidden: int) -> Parametrization:
     c = (0.0, 0.0, 0.0) if kind_of(optimizer) == "linear" else (0.5, 1.0, 0.5)
     return Parametrization(
         "mup", optimizer, Exponents(-0.5, 0.5, c[0]), Exponents(0, 0.5, c[1]), Exponents(0.5, 0.5, c[2]),
-        why="every layer moves its features by order one at any width, so that the best rate stays where it is",
+        attention=0.5, why="every layer moves its features by order one at any width, so that the best rate stays where it is",
         source=_TP5,
     )  # fmt: skip
 

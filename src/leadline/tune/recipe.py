@@ -78,16 +78,20 @@ class Group:
     """Parameters that share a learning rate and a weight decay.
 
     Attributes:
-        name: "input", "hidden", "output", "embedding" or "vector".
+        name: "input", "hidden", "output", "embedding" or "vector", and what sets it apart from others of its role.
         parameters: qualified names.
-        lr: learning rate; None leaves the optimizer's own.
-        weight_decay: None leaves the optimizer's own.
+        lr: learning rate; None leaves the one that is passed for all, or the optimizer's own.
+        weight_decay: None leaves the one that is passed for all, or the optimizer's own.
+        lr_factor: on a rate that is passed for all; ``lr`` has it already.
+        weight_decay_factor: on a weight decay that is passed for all.
     """
 
     name: str
     parameters: tuple[str, ...]
     lr: float | None = None
     weight_decay: float | None = None
+    lr_factor: float = 1.0
+    weight_decay_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -199,13 +203,16 @@ class Recipe:
         revert(self, model)
         return model
 
-    def param_groups(self, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
+    def param_groups(
+        self, model: nn.Module, lr: float | None = None, weight_decay: float | None = None
+    ) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer of torch.
 
         Args:
             model: a network that the recipe fits.
-            lr: learning rate of the groups for which the recipe has none; needed where wraps are folded into weights,
-                whose rates follow the factor.
+            lr: learning rate of the groups for which the recipe has none, times their factor; needed where groups have
+                factors, of a parametrization or of wraps that are folded into weights.
+            weight_decay: of the groups for which the recipe has none, times their factor.
 
         Returns:
             One dict a group with "name" and "params", and "lr" and "weight_decay" where they are set; frozen
@@ -216,7 +223,7 @@ class Recipe:
         """
         from leadline.tune.recipe_apply import param_groups
 
-        return param_groups(self, model, lr)
+        return param_groups(self, model, lr, weight_decay)
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML.

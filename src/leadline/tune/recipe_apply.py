@@ -15,6 +15,7 @@ from leadline.program.law_draw import draw_law
 from leadline.program.law_structure import zero_rows
 from leadline.program.laws import read_law, tied_parameters
 from leadline.tune.graph_hooks import installed
+from leadline.tune.param_rates import rated_groups
 from leadline.tune.reshape_rates import folded_groups
 
 if TYPE_CHECKING:
@@ -116,10 +117,13 @@ def revert(recipe: Recipe, model: nn.Module) -> None:
     del recipe._snapshots.kept[inner]
 
 
-def param_groups(recipe: Recipe, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
+def param_groups(
+    recipe: Recipe, model: nn.Module, lr: float | None = None, weight_decay: float | None = None
+) -> list[dict[str, Any]]:
     """See :meth:`Recipe.param_groups`."""
     inner = unwrap(model)
     check_fit(recipe, inner)
+    recipe = recipe.replace(groups=rated_groups(recipe.groups, lr, weight_decay))
     parameters = dict(inner.named_parameters())
     groups = recipe.groups if not recipe.scales or installed(inner) else folded_groups(recipe, lr)
     found: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ __all__ = ["from_dict", "load", "save", "to_dict"]
 
 _FORMAT = "leadline recipe"
 _KINDS = ("gaussian", "orthogonal", "delta_orthogonal", "constant")
+_FACTORS = ("lr_factor", "weight_decay_factor")
 _LARGEST = 64 * 2**20  # bytes; a recipe of a thousand layers takes one
 
 
@@ -50,13 +51,15 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
         "decisions": [{k: v for k, v in asdict(d).items() if v != ""} for d in recipe.decisions],
         "laws": {name: _law_to_dict(law) for name, law in recipe.laws.items()},
         **_reshaped_to_dict(recipe),
-        "groups": [
-            {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(g).items() if v is not None}
-            for g in recipe.groups
-        ],
+        "groups": [_group_to_dict(g) for g in recipe.groups],
         "summary": _plain(recipe.summary),
         "fingerprint": {name: list(shape) for name, shape in recipe.fingerprint.items()},
     }
+
+
+def _group_to_dict(group: Group) -> dict[str, Any]:
+    found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(group).items() if v is not None}
+    return {k: v for k, v in found.items() if not (k in _FACTORS and v == 1)}
 
 
 def _reshaped_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -199,6 +202,7 @@ def _group(data: Mapping[str, Any]) -> Group:
         tuple(_text(n) for n in data["parameters"]),
         None if rate is None else _number(rate),
         None if decay is None else _number(decay),
+        *(_factor(data.get(n, 1.0)) for n in _FACTORS),
     )
 
 

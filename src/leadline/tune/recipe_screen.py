@@ -49,10 +49,13 @@ def screen(recipe: Recipe) -> Iterator[RenderableType]:
     rows = recipe.summary.get("layers")
     if rows:
         yield _layers(rows)
-    rates = [g for g in recipe.groups if g.lr is not None]
-    for group in rates:
+    factors = any(g.lr_factor != 1 for g in recipe.groups)
+    for group in recipe.groups:
+        if group.lr is None and not factors:
+            continue
+        rate = f"{group.lr_factor:.4g} times the base rate" if group.lr is None else f"{group.lr:.3g}"
         decay = "" if group.weight_decay is None else f", weight decay {group.weight_decay:g}"
-        yield Text(f"{group.name}: learning rate {group.lr:.3g}{decay} ({_count(len(group.parameters))})")
+        yield Text(f"{plain(group.name)}: learning rate {rate}{decay} ({_count(len(group.parameters))})")
 
 
 def _count(number: int) -> str:

@@ -1,0 +1,272 @@
+"""A parametrization in a recipe: laws, rates and reasons for one network, counted against a small one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from leadline.check import Report
+from leadline.program import ExportFailure, Law, Program, tied_parameters, trace
+from leadline.program.errors import UserError, plain
+from leadline.tune.init_design import words
+from leadline.tune.init_places import Places, find_places
+from leadline.tune.param_abc import Parametrization, parametrization
+from leadline.tune.param_plan import Factors, Plan, plan_factors, scaled_groups
+from leadline.tune.recipe import Decision, ParameterLaw, Recipe
+from leadline.tune.recipe_apply import unwrap
+
+__all__ = ["REFERENCE_WIDTH", "Scaling", "plan_scaling"]
+
+REFERENCE_WIDTH = 128  # counts as the base where none is given: rates passed for all are those of such a width
+_SIGMAS = 4.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A parametrization planned for a network.
+
+    Attributes:
+        chosen: the parametrization.
+        plan: factors of every parameter.
+        program: of the network.
+        base: Program of the small network, or the width that is counted against.
+        rates: learning rate of each parameter's counterpart, where it is known.
+        size: of the base, in words.
+    """
+
+    chosen: Parametrization
+    plan: Plan
+    program: Program
+    base: Program | int
+    rates: Mapping[str, float]
+    size: str
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the laws of the weights come from a small network."""
+        return not isinstance(self.base, int)
+
+    def onto(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        checked: Callable[[nn.Module], Report],
+        facts: Callable[[Report], dict[str, Any]],
+    ) -> Recipe:
+        """Put laws, groups and reasons into a recipe, and check the network under it.
+
+        Args:
+            recipe: with the laws that are planned already, if any.
+            model: the network.
+            checked: checks a network.
+            facts: a report in plain numbers.
+
+        Returns:
+            The recipe.
+        """
+        laws, decisions = self._laws(recipe)
+        groups = scaled_groups(self.plan, self.chosen.optimizer, self.rates)
+        said = {
+            "name": self.chosen.name, "optimizer": self.chosen.optimizer, "base": self.size,
+            "parameters_redrawn": len(laws),
+        }  # fmt: skip
+        changed = recipe.replace(
+            laws={**recipe.laws, **laws},
+            groups=groups,
+            decisions=(
+                *(d for d in recipe.decisions if d.layer not in laws or not d.after), *decisions, *self._rates(recipe, groups),
+                *self.plan.decisions, *self._first_step(),
+            ),
+            summary={**recipe.summary, "parametrization": said},
+        )  # fmt: skip
+        if not laws:
+            return changed
+        twin = copy.deepcopy(model)
+        changed.apply(twin, redraw=list(changed.laws))
+        return changed.replace(summary={**changed.summary, "after": facts(checked(twin))})
+
+    def _laws(self, recipe: Recipe) -> tuple[dict[str, ParameterLaw], list[Decision]]:
+        laws: dict[str, ParameterLaw] = {}
+        decisions: list[Decision] = []
+        names = tied_parameters(self.program.model)
+        tied = {n for n in names.values() if list(names.values()).count(n) > 1}
+        for name, factors in self.plan.factors.items():
+            old = self.program.laws.get(name)
+            if old is None:
+                continue
+            planned = recipe.laws.get(name)
+            source = planned or (old if isinstance(self.base, int) else self.base.laws.get(factors.grown.base))
+            law = _wanted(source, factors, old) if source is not None else None
+            if law is None or (planned is None and self._alike(name, law, old, factors)):
+                continue
+            obstacle = self._kept(name, old, tied)
+            if obstacle:
+                said = f"it stays as it is, since it is {obstacle}, where '{self.chosen.name}' would draw it with {words(law)}."
+                decisions.append(Decision("advice", name, "", "", said, self.chosen.source))
+                continue
+            laws[name] = law
+            why = "; ".join(factors.why) or f"as large as its counterpart '{factors.grown.base}'"
+            decisions.append(
+                Decision("weights", name, words(planned or old), words(law), why, self.chosen.source)
+            )  # fmt: skip
+        return laws, decisions
+
+    def _alike(self, name: str, law: ParameterLaw, old: Law, factors: Factors) -> bool:
+        """Whether a parameter is of the wanted size already, to what its entries and its counterpart's tell."""
+        if law.kind == "constant":
+            return old.kind == "constant" and math.isclose(old.mean, law.mean)
+        size, wanted = math.sqrt(old.second_moment), math.hypot(law.std, law.mean)
+        count = 1 / self.program.exported.state[name].numel()
+        if not isinstance(self.base, int):
+            count += 1 / self.base.exported.state[factors.grown.base].numel()
+        return bool(abs(size / wanted - 1) <= _SIGMAS * math.sqrt(count / 2))
+
+    def _kept(self, name: str, old: Law, tied: set[str]) -> str:
+        if name in tied:
+            return "tied"
+        if not self.program.exported.state[name].requires_grad:
+            return "frozen"
+        return "trained" if old.trained else ""
+
+    def _rates(self, recipe: Recipe, groups: tuple[Any, ...]) -> list[Decision]:
+        found: list[Decision] = []
+        for group in groups:
+            if group.lr_factor == 1:
+                continue
+            g = self.plan.factors[group.parameters[0]].grown
+            fans = " and ".join(
+                f"{what} {ratio:.4g}" for what, ratio in (("fan-in", g.fan_in), ("fan-out", g.fan_out)) if ratio != 1
+            )
+            why = f"{self.chosen.name} for {self.chosen.optimizer}: {fans or 'the same fans'}, as ratios to {self.size}"
+            why += f"; {self.chosen.why}" if not found else ""
+            after = f"{group.lr_factor:.4g} times the base rate" if group.lr is None else f"{group.lr:.4g}"
+            before = "the base rate" if group.lr is None else f"{group.lr / group.lr_factor:.4g}"
+            found.append(Decision("learning rate", group.name, before, after, why, self.chosen.source))
+        return found
+
+    def _first_step(self) -> list[Decision]:
+        if not self.chosen.first:
+            return []
+        powers = ", ".join(f"{-c:g}" for c in self.chosen.folded().first)
+        said = (
+            "its first step needs learning rates of its own, larger than the others by powers of the width (input, hidden, "
+            f"output: n to the {powers}): take it with leadline.tune.first_step before training."
+        )
+        return [Decision("advice", "", "", "", said, self.chosen.source)]
+
+
+def _wanted(source: Law | ParameterLaw, factors: Factors, old: Law) -> ParameterLaw | None:
+    """The law that a parameter should have; None where nothing is asked of it."""
+    if source.kind == "constant":
+        if factors.grown.role != "vector" or factors.std == 1 or source.mean == 0:
+            return None
+        return ParameterLaw("constant", 0.0, factors.std * source.mean, old.fan_in)
+    if factors.grown.role == "vector" and factors.std == 1:
+        return None  # what a bias or gain starts with fades beside what it learns
+    if isinstance(source, Law) and source.trained:
+        return None
+    if source.std == 0:
+        return None
+    kind = source.kind if source.kind in ("orthogonal", "delta_orthogonal") else "gaussian"
+    return ParameterLaw(kind, factors.std * source.std, factors.std * source.mean, old.fan_in)
+
+
+def plan_scaling(
+    name: str | None,
+    base: nn.Module | int | None,
+    base_lr: float | Recipe | None,
+    optimizer: str | None,
+    program: Program | None,
+    places: Places | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Scaling | None:
+    """Plan the parametrization that is asked for.
+
+    Args:
+        name: of the parametrization, or None for that of the base: muP, with depth where there are residual branches.
+        base: a small network, or a width, or None.
+        base_lr: rate that was found for the base, or its recipe.
+        optimizer: name.
+        program: of the network, None where it has no graph.
+        places: of its steps.
+        args: of the call.
+        kwargs: of the call.
+
+    Returns:
+        The plan; None where neither a parametrization nor a base is given.
+
+    Raises:
+        UserError: something is missing or does not fit; the message says what.
+    """
+    if name is None and base is None:
+        if base_lr is not None:
+            raise UserError("base_lr is given without a base network, expected one: pass base=… or parametrization=….")
+        return None
+    if optimizer is None:
+        raise UserError(
+            "a parametrization is asked for without an optimizer, expected one: pass optimizer='adamw' or another."
+        )
+    if program is None or places is None:
+        raise UserError(
+            "the network cannot be written as a graph, which a parametrization needs: see what the check says."
+        )
+    small: tuple[Program, Places] | int
+    if isinstance(base, nn.Module):
+        small = _traced(base, args, kwargs)
+        size = "the base network"
+    else:
+        small = REFERENCE_WIDTH if base is None else base
+        if isinstance(small, bool) or not isinstance(small, int) or small < 1:
+            raise UserError(f"the base is {plain(repr(base))}, expected a module or a width of 1 or more: pass one.")
+        size = f"a width of {small}"
+    if name is None:
+        residual = not isinstance(small, int) and min(len(places.branches), len(small[1].branches)) > 1
+        name = "depth_mup" if residual else "mup"
+    if name == "depth_mup" and isinstance(small, int):
+        raise UserError(
+            "depth is counted against a base network, and none is given: pass base=… or parametrization='mup'."
+        )
+    layers = sum(s.op in ("linear", "conv", "conv_transpose") and s.name in places.spine for s in places.weighted)
+    chosen = parametrization(name, optimizer, max(layers - 1, 1))
+    plan = plan_factors(chosen, program, places, small)
+    rates = _base_rates(plan, base_lr)
+    return Scaling(chosen, plan, program, small if isinstance(small, int) else small[0], rates, size)
+
+
+def _traced(base: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Places]:
+    try:
+        program = trace(unwrap(base), args=args, kwargs=kwargs)
+    except ExportFailure as error:
+        raise UserError(
+            f"the base network cannot be written as a graph ({plain(error, 200)}): pass one that can."
+        ) from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the base network does not run on the batch ({plain(error, 200)}): pass one of the same inputs."
+        ) from error
+    return program, find_places(program)
+
+
+def _base_rates(plan: Plan, base_lr: float | Recipe | None) -> dict[str, float]:
+    if base_lr is None:
+        return {}
+    if not isinstance(base_lr, Recipe):
+        if not (math.isfinite(base_lr) and base_lr > 0):
+            raise UserError(
+                f"base_lr is {base_lr}, expected a positive number: pass the rate that was found for the base."
+            )
+        return dict.fromkeys(plan.factors, float(base_lr))
+    known = {n: group.lr for group in base_lr.groups for n in group.parameters if group.lr is not None}
+    lacking = next((f.grown.base for f in plan.factors.values() if f.grown.base not in known), None)
+    if lacking is not None:
+        raise UserError(
+            f"the base's recipe has no learning rate for '{plain(lacking)}', expected one for every parameter: pass the rate "
+            "itself as base_lr."
+        )
+    return {n: known[f.grown.base] for n, f in plan.factors.items()}
