@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 
 from leadline.program import Step
+from leadline.rules.attention_loop import Loop
 from leadline.rules.attention_mask import heads_of, logit_bias
 from leadline.rules.banded import dense
 from leadline.rules.base import Rule, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import source
-from leadline.rules.sampling import square_root
+from leadline.rules.cross import cross
+from leadline.rules.expr import Source, source
+from leadline.rules.reuse import Use
 from leadline.rules.state import Cotangent, State, fresh
 
 __all__ = ["Attention"]
@@ -33,35 +36,58 @@ class Attention(Rule):
         mixed = A @ dense(ctx.moments.second(value.expr)).to(A)
         out = _over_heads(mixed.transpose(1, 2), A.transpose(1, 2)).to(ctx.dtype)
         mean = A.mean(0).to(ctx.dtype) @ ctx.moments.mean(value.expr)
-        expr = source((out + out.T) / 2, mean=mean if bool(mean.any()) else None, gaussian=False)
+        shifted = bool(mean.any())
+        looped = ctx.looped(value.expr) and not shifted
+        ties = self.ties(step, value, A, ctx) if looped else ()
+        expr = source((out + out.T) / 2, mean=mean if shifted else None, gaussian=False, ties=ties)
+        if looped:
+            ctx.loops |= expr.sources
+            ctx.uses.setdefault(_key(value), []).append(Use(step, value.expr, expr))
         spread = ((mixed * A).sum(-1).std(0) / math.sqrt(A.shape[0])).to(ctx.dtype)
         expr.memo["error"] = float((spread / out.diagonal().clamp_min(1e-300)).max())
         return State(expr, step.points, step.width, None, False)
 
+    def ties(self, step: Step, value: State, A: Tensor, ctx: Context) -> list[tuple[Source, Tensor]]:
+        """Covariance with what the same weights have made in other steps, on the same drawn heads."""
+        found = []
+        for use in ctx.uses.get(_key(value), []):
+            V, B = cross(ctx.moments, use.inner, value.expr).to(A), self.weights(use.step, ctx)
+            found.append((use.source, torch.einsum("hps,st,hqt->pq", B, V, A).to(ctx.dtype) / A.shape[0]))
+        return found
+
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Values exactly through the drawn weights; queries and keys by reverse mode on the drawn heads."""
-        total = cotangent.total(ctx.moments)
+        total = dense(cotangent.total(ctx.moments))
         A = self.weights(step, ctx)
-        back = _over_heads(A, total.to(A) @ A).to(ctx.dtype)
-        refs = [step.arguments[k] for k in ("query", "key", "value")]
-        out = {refs[2].name: fresh(back)}
+        refs = {k: step.arguments[k] for k in ("query", "key", "value")}
+        value = ctx.state(refs["value"])
+        loop = Loop.of(ctx.uses.get(_key(value), []), step, cotangent, ctx)
         q, k, v = self.drawn(step, ctx, with_value=True)
-        root = square_root(total)
         generator = torch.Generator().manual_seed(zlib.crc32(step.name.encode()))
         z = torch.randn(v.shape[0], v.shape[2], total.shape[0], generator=generator, dtype=q.dtype)
-        delta = (z.to(q) @ root.T.to(q)).transpose(1, 2)
+        delta = loop.derivative(z.to(q), total).transpose(1, 2)
+        back = _over_heads(A, total.to(A) @ A).to(ctx.dtype)
+        ties = tuple(
+            (use.back.waves["value"], _over_heads(self.weights(use.step, ctx), C.to(A) @ A).to(ctx.dtype))
+            for use, C in loop.before
+        )
+        out = {refs["value"].name: fresh(back, ties=ties)}
+        loop.keep("value", out[refs["value"].name].waves[0].key)
         with torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
             y = self.attend(step, q, k, ctx) @ v
         grads = torch.autograd.grad(y, (q, k), delta)
-        for ref, g in zip(refs[:2], grads, strict=True):
-            share = ctx.state(ref).width / ctx.state(refs[2]).width
+        for slot, g in zip(("query", "key"), grads, strict=True):
+            ref = refs[slot]
+            share = ctx.state(ref).width / value.width
             squared = _over_heads(g.transpose(1, 2), g.transpose(1, 2)).to(ctx.dtype) * (share / g.shape[2])
             per_head = g.square().sum((1, 2))
             drawn = float(per_head.std() / per_head.mean().clamp_min(1e-300)) / math.sqrt(g.shape[0])
             # queries, keys and values read one sample of channels: their Gram matrices fluctuate together, sites / width
             sites = sum(a.size for a in ctx.program.layouts[ref.name][0][-2])
-            passed = fresh(squared, math.hypot(drawn, sites / ctx.state(ref).width))
+            error = math.hypot(drawn, sites / ctx.state(ref).width)
+            passed = fresh(squared, error, ties=loop.tied(slot, g, share / g.shape[2]))
+            loop.keep(slot, passed.waves[0].key, g)
             out[ref.name] = Cotangent(out[ref.name].waves + passed.waves) if ref.name in out else passed
         return out
 
@@ -112,6 +138,11 @@ class Attention(Rule):
         if key not in ctx.cache:
             ctx.cache[key] = logit_bias(step, ctx)
         return ctx.cache[key]
+
+
+def _key(value: State) -> tuple[str, frozenset[Hashable]]:
+    """Name among the uses of weights of all attention over one layer's values."""
+    return ("attention", value.expr.sources)
 
 
 def _over_heads(one: Tensor, two: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from leadline.rules.base import NoRule, Value
 from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, grid, source
 from leadline.rules.kernel import constant
 from leadline.rules.moments import Moments
+from leadline.rules.reuse import Use, weights_in_several_steps
 from leadline.rules.sampling import square_root, standard_draws, take
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_wave
 
@@ -36,7 +38,8 @@ class Context:
     """State of a prediction while it runs.
 
     ``values``: node name -> what it is. ``moments``: takes expectations. ``dtype``: of the kernels. ``images``: how
-    many pairs of sites of a large image are carried. ``noises``: fluctuation of each source's covariance.
+    many pairs of sites of a large image are carried. ``noises``: fluctuation of each source's covariance. ``uses``: of
+    each weight that several steps use, in order; ``loops``: the sources that these are.
     """
 
     program: Program
@@ -52,6 +55,8 @@ class Context:
     chain: dict[str, tuple[float, float]] = field(default_factory=dict)
     susceptibility: dict[str, tuple[float, float]] = field(default_factory=dict)
     noises: dict[Hashable, Noise] = field(default_factory=dict)
+    uses: dict[Hashable, list[Use]] = field(default_factory=dict)
+    loops: set[Hashable] = field(default_factory=set)
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def full(self, size: int, value: float) -> Tensor:
@@ -65,6 +70,15 @@ class Context:
             return None
         index = alignment(points_of(value.layout), points)
         return None if index is None else channels[0][index.to(self.device)]
+
+    @cached_property
+    def several(self) -> frozenset[Hashable]:
+        """Origins of the weights that more than one step uses, as they are or transposed."""
+        return weights_in_several_steps(self.program)
+
+    def looped(self, expr: Expr) -> bool:
+        """Whether an expression depends on a weight that several steps use: its channels are the same ones in each of them."""
+        return not expr.sources.isdisjoint(self.loops)
 
     def value(self, ref: Any) -> Value:
         """What an operand is: a random state, a fixed value, or a weight."""
@@ -162,7 +176,16 @@ class Context:
         )
 
     def drawn_channels(self, expr: Expr, count: int, seed: int) -> Tensor:
-        """Channels for an operator that mixes them, shape (count, P): Gaussian ones directly, others from the draws."""
+        """Channels for an operator that mixes them, shape (count, P): Gaussian ones directly, others from the draws.
+
+        Those of a weight that several steps use are the same channels in each of them.
+
+        Returns:
+            One row a channel.
+        """
+        if self.looped(expr):
+            h = self.moments.draws(expr)
+            return h[torch.arange(count, device=h.device) % h.shape[0]]
         if gaussian(expr):
             generator = torch.Generator().manual_seed(self.moments.seed * 65_537 + seed)
             z = torch.randn(count, expr.size, generator=generator, dtype=self.dtype).to(self.device)
@@ -189,7 +212,8 @@ class Context:
             y = function(x)
         beta = torch.zeros_like(y)
         for number, wave in enumerate(cotangent.waves):
-            part = standard_draws(h.shape[0], y.shape[1], 7_919 + number).to(h) @ square_root(wave.squared).T
+            seed = self.moments.serial(("backward", wave.key, number))
+            part = standard_draws(h.shape[0], y.shape[1], seed).to(h) @ square_root(wave.squared).T
             beta = beta + (part if wave.factor is None else part * self.moments.draws(wave.factor, h.shape[0]))
         (delta,) = torch.autograd.grad(y, x, beta)
         return drawn_wave(Frozen(expr.size, expr.sources, delta))

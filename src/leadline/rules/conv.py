@@ -16,9 +16,10 @@ from leadline.rules.banded_plan import image_grid, input_grid
 from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
 from leadline.rules.dense import bias_moment, biased, doubt, law_error
-from leadline.rules.expr import grid, op
+from leadline.rules.expr import Source, grid, op, source
 from leadline.rules.fluctuation import known, mixed, passed_on, sampled
 from leadline.rules.kernel import Kernel
+from leadline.rules.reuse import Use, origin, returned, source_of
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
@@ -50,11 +51,30 @@ class Conv(Rule):
             drawn.memo["second"] = K
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
             return State(drawn, step.points, step.width)
-        expr = biased(K, bias, ctx, gaussian=few >= FEW)
+        name = origin(step, "weight", ctx.program)
+        use = Use.of(step, step.arguments["input"], source(K), ctx) if name in ctx.several else None
+        ties = self.ties(step, use, law.C_W / count, ctx) if use is not None else ()
+        expr = biased(K, bias, ctx, gaussian=few >= FEW, ties=ties)
+        if use is not None and (made := source_of(expr)) is not None:
+            use.source = made
+            ctx.uses.setdefault(name, []).append(use)
+            ctx.loops |= made.sources
         before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
         doubt(expr, before, ctx.weight(step))
-        noise = known(expr, self.noise(step, value, law, count, ctx), ctx)
+        noise = None if ties else known(expr, self.noise(step, value, law, count, ctx), ctx)
         return State(expr, step.points, step.width, noise, few >= FEW)
+
+    def ties(self, step: Step, use: Use, share: float, ctx: Context) -> list[tuple[Source, Tensor]]:
+        """Covariance with the values that the same weight has made of other inputs."""
+        bias, found = ctx.weight(step, "bias"), []
+        for other in ctx.uses.get(origin(step, "weight", ctx.program), []):
+            if grid(use.inner) is not None or grid(other.inner) is not None or image_grid(step, ctx) is not None:
+                raise NoRule("one weight in several convolutions of large images")
+            C = share * gather_sum(other.inputs(use, ctx.moments), self.taps(other.step, ctx), self.taps(step, ctx))
+            if bias is not None and origin(step, "bias", ctx.program) == origin(other.step, "bias", ctx.program):
+                C = C + (bias[1].second_moment - bias[1].mean ** 2)
+            found.append((other.source, C))
+        return found
 
     def noise(self, step: Step, value: Value, law: Law, count: int, ctx: Context) -> Noise | None:
         """Fluctuation of the scale at each site, from those at the sites that its taps see."""
@@ -94,7 +114,7 @@ class Conv(Rule):
         count = 1 if centre else taps.shape[-1]
         if isinstance(value, Fixed):
             return _data_moment(value, taps, ctx), count
-        return gather_sum(dense(ctx.moments.second(ctx.state(step.arguments["input"]).expr)), taps), count
+        return gather_sum(dense(ctx.moments.second(ctx.state(step.arguments["input"]).expr)), taps, taps), count
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Every input site collects the output sites that see it."""
@@ -111,8 +131,14 @@ class Conv(Rule):
             return {ref.name: fresh(back if grid(state.expr) is not None else dense(back), law_error(ctx.weight(step)))}
         taps = self.taps(step, ctx)
         count = taps.shape[-1] if law.kind != "delta_orthogonal" else 1
-        total = total * (law.C_W / count)
-        return {ref.name: fresh(scatter_sum(total, taps, state.expr.size), law_error(ctx.weight(step)))}
+        total = scatter_sum(total * (law.C_W / count), taps, taps, (state.expr.size,) * 2)
+
+        def pull(use: Use, C: Tensor) -> Tensor:
+            sizes = (use.inner.size, state.expr.size)
+            return scatter_sum(C * (law.C_W / count), self.taps(use.step, ctx), taps, sizes)
+
+        name, error = origin(step, "weight", ctx.program), law_error(ctx.weight(step))
+        return {ref.name: returned(name, step, cotangent, total, error, pull, ctx)}
 
     def carry(self, M: Banded, window: Window, out: Grid) -> Banded:
         """Sum over taps on the pairs of a large map."""
@@ -225,24 +251,24 @@ def taps_of(sizes: Sequence[int], out: Sequence[int], window: Window) -> Tensor:
     return full.expand([*out, *map(len, window.taps)]).reshape(math.prod(out), window.count)
 
 
-def gather_sum(M: Tensor, taps: Tensor) -> Tensor:
-    """Sum over taps of M at the two points' same tap; shape (P_out, P_out)."""
+def gather_sum(M: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sum over taps of M at the two points' same tap; shape (rows' P_out, columns' P_out)."""
     padded = torch.nn.functional.pad(M, (0, 1, 0, 1))
-    total = M.new_zeros(taps.shape[0], taps.shape[0])
-    for tap in range(taps.shape[1]):
-        i = taps[:, tap]  # -1 reads the padded zero
-        total += padded[i][:, i]
+    total = M.new_zeros(rows.shape[0], columns.shape[0])
+    for tap in range(rows.shape[1]):
+        total += padded[rows[:, tap]][:, columns[:, tap]]  # -1 reads the padded zero
     return total
 
 
-def scatter_sum(D: Tensor, taps: Tensor, size: int) -> Tensor:
-    """The transpose of :func:`gather_sum`; shape (size, size)."""
-    total = D.new_zeros(size + 1, size + 1)
-    for tap in range(taps.shape[1]):
-        i = torch.where(taps[:, tap] < 0, size, taps[:, tap])
-        rows = D.new_zeros(size + 1, D.shape[1]).index_add_(0, i, D)
-        total.index_add_(1, i, rows)
-    return total[:size, :size]
+def scatter_sum(D: Tensor, rows: Tensor, columns: Tensor, sizes: tuple[int, int]) -> Tensor:
+    """The transpose of :func:`gather_sum`; shape ``sizes``."""
+    total = D.new_zeros(sizes[0] + 1, sizes[1] + 1)
+    for tap in range(rows.shape[1]):
+        i = torch.where(rows[:, tap] < 0, sizes[0], rows[:, tap])
+        j = torch.where(columns[:, tap] < 0, sizes[1], columns[:, tap])
+        part = D.new_zeros(sizes[0] + 1, D.shape[1]).index_add_(0, i, D)
+        total.index_add_(1, j, part)
+    return total[: sizes[0], : sizes[1]]
 
 
 def _data_moment(value: Fixed, taps: Tensor, ctx: Context) -> Tensor:

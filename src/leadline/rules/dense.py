@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from leadline.program import Law, Step
 from leadline.rules.banded import dense
-from leadline.rules.base import Rule, argument, rule
+from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
 from leadline.rules.expr import Expr, Source, gaussian, grid, lin, source
 from leadline.rules.fluctuation import averaged, known, passed_on, sampled
 from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
-from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
+from leadline.rules.reuse import Use, origin, returned, source_of
+from leadline.rules.state import Cotangent, Fixed, Noise, State
 
 __all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
 
@@ -37,12 +39,34 @@ class Dense(Rule):
         independent = tied is None and "orthogonal" not in law.kind
         noise = fresh_noise(step, state, ctx, law.C_W, index) if independent else None
         bias = ctx.weight(step, "bias")
-        expr = biased(K, bias, ctx)
+        name = origin(step, "weight", ctx.program)
+        if name is not None and ctx.uses.get((name[0], 1 - name[1])):
+            raise NoRule("its weight is an earlier step's, transposed")
+        use = Use.of(step, argument(step, "input"), source(K), ctx) if name in ctx.several else None
+        ties = self.ties(step, use, ctx) if use is not None and tied is None else ()
+        expr = biased(K, bias, ctx, ties=ties)
+        noise = None if ties else noise
+        if use is not None and (made := source_of(expr)) is not None:
+            use.source = made
+            ctx.uses.setdefault(name, []).append(use)
+            ctx.loops |= made.sources
         doubt(expr, state.expr, weight)
         fourth = fourth_of_data(step, ctx, weight, bias, K.diagonal())  # type: ignore[arg-type]
         if fourth is not None and isinstance(expr, Source):
             expr.memo["fourth"] = fourth
         return State(expr, step.points, step.width, known(expr, noise, ctx))
+
+    def ties(self, step: Step, use: Use, ctx: Context) -> list[tuple[Source, Tensor]]:
+        """Covariance with the values that the same weight has made of other inputs."""
+        law, bias = ctx.weight(step)[1], ctx.weight(step, "bias")  # type: ignore[index]
+        found = []
+        for other in ctx.uses.get(origin(step, "weight", ctx.program), []):
+            M = other.inputs(use, ctx.moments)
+            C = law.C_W * across_groups(M, _flattened(other.step, ctx), _flattened(step, ctx))
+            if bias is not None and origin(step, "bias", ctx.program) == origin(other.step, "bias", ctx.program):
+                C = C + (bias[1].second_moment - bias[1].mean ** 2)
+            found.append((other.source, C))
+        return found
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Squared derivative, summed over channels, times C_W."""
@@ -57,7 +81,13 @@ class Dense(Rule):
         if groups is not None:
             # a site's channels are their own inputs: derivatives at two sites are independent
             total = spread_over_groups(total, groups, state.expr.size, grid(state.expr))
-        return {ref.name: fresh(total, law_error(ctx.weight(step)))}
+
+        def pull(use: Use, C: Tensor) -> Tensor:
+            rows = _flattened(use.step, ctx)
+            return law.C_W * (C if groups is None or rows is None else spread_across(C, rows, groups))
+
+        name, error = origin(step, "weight", ctx.program), law_error(ctx.weight(step))
+        return {ref.name: returned(name, step, cotangent, total, error, pull, ctx)}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """C_W for both: the layer is linear."""
@@ -104,6 +134,25 @@ def tied_moment(step: Step, state: State, law: Law, ctx: Context) -> Tensor | No
     return means @ means.T / step.width
 
 
+def across_groups(M: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """A matrix over two sets of points, averaged over equal sites where both layers flatten them."""
+    if rows is None or columns is None:
+        return M
+    return torch.stack([M[i][:, j] for i, j in zip(rows.T, columns.T, strict=True)]).mean(0)
+
+
+def spread_across(C: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The transpose of :func:`across_groups`."""
+    out = C.new_zeros(rows.numel(), columns.numel())
+    for i, j in zip(rows.T, columns.T, strict=True):
+        out[i[:, None], j[None, :]] = C / rows.shape[1]
+    return out
+
+
+def _flattened(step: Step, ctx: Context) -> Tensor | None:
+    return flattening(step, ctx.state(argument(step, "input")))
+
+
 def flattening(step: Step, state: State) -> Tensor | None:
     """Point indices (layer's points, flattened sites) where the layer contracts site axes; None where it contracts none."""
     kept = {a.serial for a in step.points}
@@ -120,12 +169,19 @@ def flattening(step: Step, state: State) -> Tensor | None:
     return index.permute(order).reshape(rows, -1)
 
 
-def biased(K: Tensor, bias: tuple[Tensor, Law] | None, ctx: Context, *, gaussian: bool = True) -> Expr:
+def biased(
+    K: Tensor,
+    bias: tuple[Tensor, Law] | None,
+    ctx: Context,
+    *,
+    gaussian: bool = True,
+    ties: Sequence[tuple[Source, Tensor]] = (),
+) -> Expr:
     """A fresh source with the bias: its variance joins the kernel, its mean over units is an offset."""
     if bias is None:
-        return source(K, gaussian=gaussian)
+        return source(K, gaussian=gaussian, ties=ties)
     mean, second = bias[1].mean, bias[1].second_moment
-    fresh_source = source(K + (second - mean**2), gaussian=gaussian)
+    fresh_source = source(K + (second - mean**2), gaussian=gaussian, ties=ties)
     return fresh_source if mean == 0.0 else lin([(1.0, fresh_source)], ctx.full(K.shape[0], mean))
 
 

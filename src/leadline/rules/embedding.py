@@ -8,6 +8,7 @@ from leadline.rules.context import Context
 from leadline.rules.dense import doubt
 from leadline.rules.expr import source
 from leadline.rules.fluctuation import known
+from leadline.rules.reuse import Use
 from leadline.rules.state import Cotangent, Fixed, Noise, State
 
 __all__ = ["Embedding"]
@@ -34,9 +35,15 @@ class Embedding(Rule):
             K = K * keep[:, None] * keep[None, :]
         if law.std == 0.0:
             return State(source(K, mean=ctx.full(ids.numel(), law.mean) if law.mean else None), step.points, step.width)
-        expr = source(K)
+        ties = []
+        name = ("embedding", step.arguments["weight"].name)
+        for use in ctx.uses.get(name, []):
+            C = law.second_moment * (use.data[0][:, None] == ids[None, :]).to(ctx.dtype)  # type: ignore[index]
+            ties.append((use.source, C * (use.source.second.diagonal() > 0)[:, None] * (K.diagonal() > 0)[None, :]))
+        expr = source(K, ties=ties)
+        ctx.uses.setdefault(name, []).append(Use(step, expr, expr, data=ids[None]))
         doubt(expr, None, (weight, law))
-        noise = known(expr, Noise({}, sampled=False), ctx)
+        noise = None if ties else known(expr, Noise({}, sampled=False), ctx)
         return State(expr, step.points, step.width, noise, law.kind == "gaussian")
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:

@@ -63,7 +63,7 @@ class Source(Expr):
 
     ``second``: second moment (P, P). ``mean``: channel mean (P,) or None for zero. ``gaussian``: whether it is Gaussian
     in the wide limit (attention outputs and pooled values are not; drawn as if they were). ``drop``: for a dropout mask,
-    its probability.
+    its probability. ``ties``: earlier sources of the same weights, with <s_p t_q> for this source t, shape (P_s, P_t).
     """
 
     key: Hashable
@@ -71,6 +71,17 @@ class Source(Expr):
     mean: Tensor | None = field(default=None, repr=False)
     gaussian: bool = True
     drop: float | None = None
+    ties: tuple[tuple[Source, Tensor], ...] = field(default=(), repr=False)
+
+    def covariance(self, other: Source) -> Tensor | None:
+        """<s_p t_q> with another source, shape (P_s, P_t); None where it is not known."""
+        if self.key == other.key:
+            return self.second
+        for one, two in ((self, other), (other, self)):
+            for before, C in two.ties:
+                if before.key == one.key:
+                    return C if one is self else C.T
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +154,12 @@ def source(
     gaussian: bool = True,
     drop: float | None = None,
     key: Hashable = None,
+    ties: Sequence[tuple[Source, Tensor]] = (),
 ) -> Source:
-    """A fresh source with its own identity."""
+    """A fresh source with its own identity; one that is tied to others stands under their name among the sources."""
     name = key if key is not None else next(_serial)
-    return Source(second.shape[0], frozenset([name]), name, second, mean, gaussian, drop)
+    family = ties[0][0].sources if ties else frozenset([name])
+    return Source(second.shape[0], family, name, second, mean, gaussian, drop, tuple(ties))
 
 
 def lin(terms: Sequence[tuple[float | Tensor, Expr]], offset: Tensor | None = None) -> Lin:
@@ -266,8 +279,9 @@ def rename(expr: Expr, tag: Hashable, seen: dict[int, Expr] | None = None) -> Ex
     if id(expr) in seen:
         return seen[id(expr)]
     if isinstance(expr, Source):
-        key = (expr.key, tag)
-        out: Expr = replace(expr, key=key, sources=frozenset([key]), memo={})
+        ties = tuple((rename(s, tag, seen), C) for s, C in expr.ties)
+        names = frozenset((name, tag) for name in expr.sources)
+        out: Expr = replace(expr, key=(expr.key, tag), sources=names, memo={}, ties=ties)  # type: ignore[arg-type]
     elif isinstance(expr, Lin):
         out = lin([(c, rename(e, tag, seen)) for c, e in expr.terms], expr.offset)
     elif isinstance(expr, Apply):

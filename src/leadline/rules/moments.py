@@ -16,9 +16,23 @@ from torch import Tensor
 from leadline.rules.banded import Banded, band, dense
 from leadline.rules.banded_grid import Grid
 from leadline.rules.banded_moments import Seed, drawn_mean, drawn_second
-from leadline.rules.expr import Apply, Cat, Expr, Frozen, Gather, Lin, Mix, Op, Product, Source, gaussian, grid
+from leadline.rules.expr import (
+    Apply,
+    Cat,
+    Expr,
+    Frozen,
+    Gather,
+    Lin,
+    Mix,
+    NoRule,
+    Op,
+    Product,
+    Source,
+    gaussian,
+    grid,
+)
 from leadline.rules.kernel import Kernel, gram, outer, scale_points
-from leadline.rules.sampling import REPLICATES, square_root, standard_draws, take
+from leadline.rules.sampling import REPLICATES, conditional, square_root, standard_draws, take
 
 __all__ = ["Moments"]
 
@@ -187,7 +201,10 @@ class Moments:
             K = self.covariance(one.inner, two)
             return one.matrix @ K if isinstance(one.matrix, Tensor) else one.matrix.left(K)
         if isinstance(two, Source):
-            return one.second  # type: ignore[attr-defined]  # two sources that are not disjoint are the same one
+            found = one.covariance(two)  # type: ignore[attr-defined]
+            if found is None:
+                raise NoRule("two sources of one weight whose joint law is not known")
+            return found
         return self.covariance(two, one).T
 
     def _mean(self, expr: Expr) -> Tensor:
@@ -313,8 +330,17 @@ class Moments:
             return keep.to(like) / (1 - expr.drop)
         z = standard_draws(count, expr.size, seed).to(like)
         covariance = like if expr.mean is None else like - torch.outer(expr.mean, expr.mean)
+        if expr.ties:
+            return self._draw_tied(expr, covariance, z)
         z = z @ square_root(covariance).T
         return z if expr.mean is None else z + expr.mean
+
+    def _draw_tied(self, expr: Source, covariance: Tensor, z: Tensor) -> Tensor:
+        """Draws of a source given those of earlier sources of the same weights."""
+        before = [s for s, _ in expr.ties]
+        joint = torch.cat([torch.cat([dense(self.covariance(s, t)) for t in before], 1) for s in before])
+        earlier = torch.cat([self.draws(s, z.shape[0]) for s in before], 1)
+        return conditional(earlier, joint, torch.cat([dense(c) for _, c in expr.ties]), covariance, z)
 
 
 def _children(expr: Expr) -> list[Expr]:

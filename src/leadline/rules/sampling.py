@@ -10,7 +10,7 @@ from torch import Tensor
 from leadline.rules.banded import dense
 from leadline.rules.kernel import Kernel
 
-__all__ = ["REPLICATES", "square_root", "standard_draws", "take"]
+__all__ = ["REPLICATES", "conditional", "square_root", "standard_draws", "take"]
 
 REPLICATES = 8  # independent blocks of draws, whose scatter gives the standard error
 
@@ -61,6 +61,26 @@ def square_root(K: Kernel) -> Tensor:
     except torch.linalg.LinAlgError as error:  # entries near the largest number that there is
         raise ValueError("a second moment on the way is too large, so nothing can be drawn from it.") from error
     return vectors * values.clamp_min(0).sqrt()
+
+
+_SINGULAR = 1e-9  # share of the largest eigenvalue below which a joint covariance has no inverse
+
+
+def conditional(earlier: Tensor, joint: Tensor, C: Tensor, covariance: Tensor, z: Tensor) -> Tensor:
+    """Gaussian draws given other ones.
+
+    Args:
+        earlier: draws of the others (draws, Q).
+        joint: their covariance (Q, Q).
+        C: covariance of the others with these (Q, P).
+        covariance: of these (P, P).
+        z: standard normal draws (draws, P).
+
+    Returns:
+        Shape (draws, P).
+    """
+    gain = torch.linalg.pinv(joint, rtol=_SINGULAR, hermitian=True) @ C
+    return earlier @ gain + z @ square_root(covariance - C.T @ gain).T
 
 
 def take(values: Tensor, index: Tensor, dim: int) -> Tensor:

@@ -203,7 +203,8 @@ class Concatenate(Rule):
             state = ctx.state(ref)
             if self.by_channel(step, ctx):
                 share = state.width / step.width
-                waves = [Wave(w.key, w.squared * share, w.factor) for w in cotangent.waves]
+                # other channels have their own derivatives: two parts that are functions of one value do not interfere
+                waves = [Wave((w.key, number), w.squared * share, w.factor, w.error) for w in cotangent.waves]
                 index = alignment(state.points, step.points)
                 part = _part(waves, number, len(step.arguments["tensors"]), ctx)
                 passed = part.scatter(index.to(ctx.device), state.expr.size, ctx.moments)  # type: ignore[union-attr]
@@ -249,7 +250,7 @@ def _part(waves: list[Wave], number: int, count: int, ctx: Context) -> Cotangent
             if len(factor.parts) != count:
                 return fresh(Cotangent(waves).total(ctx.moments))
             factor = factor.parts[number][1]
-        out.append(Wave(w.key, w.squared, factor))
+        out.append(Wave(w.key, w.squared, factor, w.error))
     return Cotangent(out)
 
 

@@ -16,6 +16,7 @@ from leadline.program.laws import Law
 from leadline.rules.banded import Banded, dense
 from leadline.rules.banded_sites import spread_map, sum_by_sample
 from leadline.rules.covariance import covariance
+from leadline.rules.cross import cross
 from leadline.rules.expr import Expr, Frozen, gather, lin, product
 from leadline.rules.influence import Sample
 from leadline.rules.kernel import Kernel
@@ -99,6 +100,7 @@ class Wave:
     ``squared``: covariance (P, P) of the backward source, summed over channels. ``factor``: the function, or None for one.
     ``error``: relative standard error of the covariance, from draws. ``winners``: what the covariance is multiplied by
     when the slope of the activation before a maximum comes in: the sites that win have another slope than any site.
+    ``ties``: other backward sources of the same weights, with the covariance <b_p b'_q> for this source b', (P, P').
     """
 
     key: Hashable
@@ -106,6 +108,16 @@ class Wave:
     factor: Expr | None = None
     error: float = 0.0
     winners: Kernel | None = None
+    ties: tuple[tuple[Hashable, Tensor], ...] = ()
+
+    def between(self, other: Wave) -> Kernel | None:
+        """Covariance of two waves' backward sources, (P, P'); None where they are independent."""
+        if self.key == other.key:
+            return self.squared
+        for key, C in other.ties:
+            if key == self.key:
+                return C
+        return next((C.T for key, C in self.ties if key == other.key), None)
 
 
 @dataclass
@@ -122,6 +134,23 @@ class Cotangent:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
+        for number, a in enumerate(self.waves):
+            for b in self.waves[:number] if a.ties or any(w.ties for w in self.waves[:number]) else ():
+                C = a.between(b)
+                if C is not None:
+                    C = C * _meeting(a.factor, b.factor, moments)
+                    total = total + C + C.T
+        return total
+
+    def cross(self, other: Cotangent, moments: Moments) -> Tensor | None:
+        """<d_p d'_q> with another derivative, summed over channels, shape (P, P'); None where they are independent."""
+        total: Tensor | None = None
+        for a in self.waves:
+            for b in other.waves:
+                C = a.between(b)
+                if C is not None:
+                    part = dense(C) * _meeting(a.factor, b.factor, moments)
+                    total = part if total is None else total + part
         return total
 
     def error(self) -> float:
@@ -187,6 +216,15 @@ class Cotangent:
         return fresh(one_hot @ total @ one_hot.T)
 
 
+def _meeting(one: Expr | None, two: Expr | None, moments: Moments) -> Tensor | float:
+    """<f_p g_q> of the factors of two waves."""
+    if one is not None and two is not None:
+        return cross(moments, one, two)
+    if one is not None:
+        return moments.mean(one)[:, None]
+    return 1.0 if two is None else moments.mean(two)[None, :]
+
+
 def _scaled(wave: Wave, c: float | Tensor) -> Wave:
     # kept in the factor, so that two paths of one wave add up with their signs
     if wave.factor is None:
@@ -195,14 +233,21 @@ def _scaled(wave: Wave, c: float | Tensor) -> Wave:
     return replace(wave, factor=lin([(c, wave.factor)]))
 
 
-def fresh(squared: Kernel, error: float = 0.0, winners: Kernel | None = None) -> Cotangent:
-    """A cotangent that is one new independent backward source."""
-    return Cotangent([Wave(next(_waves), squared, None, error, winners)])
+def fresh(
+    squared: Kernel,
+    error: float = 0.0,
+    winners: Kernel | None = None,
+    ties: tuple[tuple[Hashable, Tensor], ...] = (),
+) -> Cotangent:
+    """A cotangent that is one new backward source, independent but for its ties."""
+    return Cotangent([Wave(next(_waves), squared, None, error, winners, ties)])
 
 
 def collapse(cotangent: Cotangent, elsewhere: set[Hashable]) -> Cotangent:
     """Make one wave of those that no other path carries: they can never meet themselves again."""
-    free = [w for w in cotangent.waves if w.factor is None and w.winners is None and w.key not in elsewhere]
+    free = [
+        w for w in cotangent.waves if w.factor is None and w.winners is None and not w.ties and w.key not in elsewhere
+    ]
     if len(free) < 2:
         return cotangent
     merged = {w.key for w in free}

@@ -218,7 +218,9 @@ def _backward(program: Program, ctx: Context, drawn: dict[str, str], progress: P
         parts = sorted(i for name, i in arriving if name == step.name)
         for part in parts:
             cotangent = merge(arriving.pop((step.name, part)))
-            cotangent = collapse(cotangent, {w.key for cs in arriving.values() for c in cs for w in c.waves})
+            elsewhere = {w.key for cs in arriving.values() for c in cs for w in c.waves}
+            tied = {key for uses in ctx.uses.values() for use in uses for key in use.waves()}
+            cotangent = collapse(cotangent, elsewhere | tied)
             if part == 0:
                 found[step.name] = cotangent
             if step.op == "getitem":

@@ -1,0 +1,135 @@
+r"""Weights that several steps use: looped blocks, twin branches.
+
+One weight makes of two inputs two Gaussians with a joint law, forward and (as if with another weight) backward:
+
+.. math:: \langle z_p z'_q \rangle = C_b + C_W \langle h_p h'_q \rangle, \qquad
+    \langle \beta_p \beta'_q \rangle = C_W \langle \delta_p \delta'_q \rangle
+
+so that what a residual stream collects from one block used L times adds as amplitudes, not as squares. That backward weights
+may be taken as independent of forward ones needs an output layer of its own: Yang (2020), Tensor programs II.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leadline.program import Program, Step
+from leadline.rules.cross import cross
+from leadline.rules.expr import Expr, Lin, Source
+from leadline.rules.kernel import Kernel
+from leadline.rules.moments import Moments
+from leadline.rules.state import Cotangent, Fixed, fresh
+
+if TYPE_CHECKING:
+    from leadline.rules.context import Context
+
+__all__ = ["Use", "origin", "returned", "source_of", "weights_in_several_steps"]
+
+
+@dataclass
+class Use:
+    """One step that uses a weight: its input, its source forward, and what came back.
+
+    ``data``: channels of an input that is data (n, P). ``cotangent``: derivative with respect to the step's value.
+    ``wave``: key of the backward source that it was made into. ``back``: what else a rule keeps of the way back.
+    """
+
+    step: Step
+    inner: Expr
+    source: Source
+    data: Tensor | None = None
+    cotangent: Cotangent | None = None
+    wave: Hashable = None
+    back: Any = None
+
+    def waves(self) -> set[Hashable]:
+        """Keys of the backward sources that later ties will name."""
+        made = {w.key for w in self.cotangent.waves} if self.cotangent is not None else set()
+        return made | {self.wave, *(self.back.waves.values() if self.back is not None else ())}
+
+    @classmethod
+    def of(cls, step: Step, ref: Any, source: Source, ctx: Context) -> Use:
+        """The use of a weight that a step makes on its way forward."""
+        value = ctx.value(ref)
+        data = ctx.channels(value.value, value.layout) if isinstance(value, Fixed) else None
+        return cls(step, ctx.state(ref).expr, source, data)
+
+    def inputs(self, other: Use, moments: Moments) -> Tensor:
+        """<h_p h'_q> of the inputs of two uses."""
+        if self.data is not None and other.data is not None:
+            return self.data.T @ other.data / self.data.shape[0]
+        return cross(moments, self.inner, other.inner)
+
+
+def returned(
+    name: Hashable,
+    step: Step,
+    cotangent: Cotangent,
+    total: Kernel,
+    error: float,
+    pull: Callable[[Use, Tensor], Tensor],
+    ctx: Context,
+) -> Cotangent:
+    """The backward source that a layer makes of a derivative, tied to those that the same weight made of others.
+
+    Args:
+        name: of the weight among the uses.
+        step: the layer.
+        cotangent: derivative with respect to its value.
+        total: covariance of the source.
+        error: relative standard error of that.
+        pull: from the covariance of an earlier use's derivative with this one to that of their sources.
+        ctx: of the pass.
+
+    Returns:
+        The derivative with respect to the layer's input.
+    """
+    uses = ctx.uses.get(name, [])
+    ties = []
+    for use in uses:
+        C = None if use.cotangent is None else use.cotangent.cross(cotangent, ctx.moments)
+        if C is not None:
+            ties.append((use.wave, pull(use, C)))
+    out = fresh(total, error, ties=tuple(ties))
+    for use in uses:
+        if use.step is step:
+            use.cotangent, use.wave = cotangent, out.waves[0].key
+    return out
+
+
+_VIEWS = ("t", "transpose", "permute", "numpy_T", "mT")
+_COPIES = ("clone", "alias", "detach", "contiguous", "reshape", "view", "expand", "to", "_to_copy")
+
+
+def origin(step: Step, slot: str, program: Program) -> tuple[str, int] | None:
+    """What a step's weight is: a parameter and how it is turned, so that two uses of one matrix have equal origins."""
+    ref = step.arguments.get(slot)
+    if ref is None or ref.name not in program.nodes:
+        return None
+    node: Any = program.nodes[ref.name]
+    turns = 0
+    while node.op == "call_function" and node.args:
+        name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+        if name not in (*_VIEWS, *_COPIES):
+            break
+        turns += name in _VIEWS
+        node = node.args[0]
+    return (program.exported.parameters.get(node.name, node.name), turns % 2)
+
+
+def source_of(expr: Expr) -> Source | None:
+    """The fresh source that a layer's value is, apart from a constant."""
+    if isinstance(expr, Lin) and len(expr.terms) == 1 and expr.terms[0][0] == 1.0:
+        expr = expr.terms[0][1]
+    return expr if isinstance(expr, Source) else None
+
+
+def weights_in_several_steps(program: Program) -> frozenset[Hashable]:
+    """Origins of the weights that more than one layer uses, as they are or transposed."""
+    found = [origin(s, "weight", program) for s in program.steps if s.weighted and s.op != "embedding"]
+    names = [name[0] for name in found if name is not None]
+    return frozenset(name for name in found if name is not None and names.count(name[0]) > 1)
