@@ -84,28 +84,54 @@ def _parameters(step: Step, program: Program) -> tuple[str, ...]:
     return tuple(first[n] for n in names if n is not None)
 
 
-def branch_multiplier(branch: Branch, places: Places) -> float:
-    """Constant factor that the network's own code puts on a residual branch, behind its last weights.
+def branch_multiplier(branch: Branch, program: Program, places: Places) -> float:
+    """Factor that the network's own code or parameters put on a residual branch, behind its last weights.
 
     Args:
         branch: of the network.
+        program: of the network.
         places: of its steps.
 
     Returns:
-        The factor; 1 where there is none.
+        The factor at the start; 1 where there is none.
     """
     add = places.steps[branch.sum]
-    names = [n for n in add.inputs if n in places.steps]
-    alpha = add.arguments.get("alpha", 1)
-    factor = 1.0
-    if isinstance(alpha, (int, float)) and names and names[-1] != branch.stream:
-        factor = float(alpha)
-    step = places.through(next((n for n in names if n != branch.stream), None))
+    name = next((n for n in add.inputs if n in places.steps and n != branch.stream), None)
+    other = add.arguments.get("other")
+    factor = _number(add.arguments.get("alpha", 1), program) if isinstance(other, Ref) and other.name == name else 1.0
+    step = places.through(name)
     while step is not None and not step.weighted:
         if step.op == "pointwise" and step.fn is not None:
             factor *= float(step.fn(torch.ones(1, dtype=torch.float64)))
+        elif step.op in ("mul", "div"):
+            operands = [step.arguments.get(slot) for slot in ("self", "other")]
+            moving = [o for o in operands if isinstance(o, Ref) and _moves(o.name, places)]
+            fixed = [_number(o, program) for o in operands if o not in moving]
+            if len(moving) != 1 or len(fixed) != 1:
+                break
+            factor *= fixed[0] if step.op == "mul" else 1 / fixed[0]
+            step = places.through(moving[0].name)
+            continue
         step = places.feeding(step)
     return factor
+
+
+def _moves(name: str, places: Places) -> bool:
+    """Whether a value depends on the batch."""
+    return name in places.steps and bool(places.steps[name].inputs)
+
+
+def _number(value: object, program: Program) -> float:
+    """The one number of an operand: written in the code, in a buffer, or in a parameter that starts constant; else 1."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    if not isinstance(value, Ref):
+        return 1.0
+    names = {**program.exported.parameters, **program.exported.buffers}
+    found = program.constants.get(value.name, program.exported.state.get(names.get(value.name, "")))
+    if isinstance(found, torch.Tensor) and found.numel() and bool((found == found.flatten()[0]).all()):
+        return float(found.flatten()[0])
+    return 1.0
 
 
 def in_branches(program: Program, places: Places) -> frozenset[str]:

@@ -172,10 +172,18 @@ def _counterpart(name: str, slot: _Slot, there: Mapping[str, _Slot]) -> str | No
     alike = [n for n, s in there.items() if s == slot and _DIGITS.sub("#", n) == pattern]
     if not alike:
         return None
-    # at most as deep: the last block of the small one stands for all that it lacks
-    mine = [int(d) for d in _DIGITS.findall(name)]
-    below = [n for n in alike if [int(d) for d in _DIGITS.findall(n)] <= mine]
-    return below[-1] if below else alike[0]
+    # in the same place of a block; of blocks that the small one lacks, its last stands for all
+    mine = _numbers(name)
+
+    def nearness(other: str) -> tuple[int, bool, list[int]]:
+        theirs = _numbers(other)
+        return sum(a == b for a, b in zip(mine, theirs)), theirs <= mine, theirs
+
+    return max(alike, key=nearness)
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(d) for d in _DIGITS.findall(name)]
 
 
 def _check_depth(program: Program, places: Places, base: Program, base_places: Places) -> None:

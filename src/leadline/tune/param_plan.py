@@ -149,7 +149,7 @@ def _branches(
         if other is None or end.part == "ends a branch":
             continue
         wanted = factors[branch.parameter][0] / base_factors[other.parameter][0]
-        coded = branch_multiplier(branch, places) / branch_multiplier(other, base[1])
+        coded = branch_multiplier(branch, program, places) / branch_multiplier(other, *base)
         factor = wanted / coded
         if math.isclose(factor, 1):
             continue

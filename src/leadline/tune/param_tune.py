@@ -120,6 +120,8 @@ class Scaling:
         """Whether a parameter is of the wanted size already, to what its entries and its counterpart's tell."""
         if law.kind == "constant":
             return old.kind == "constant" and math.isclose(old.mean, law.mean)
+        if factors.grown.role == "vector":
+            return False  # too few entries to tell by
         size, wanted = math.sqrt(old.second_moment), math.hypot(law.std, law.mean)
         count = 1 / self.program.exported.state[name].numel()
         if not isinstance(self.base, int):

@@ -20,6 +20,7 @@ from leadline.tune.groups import OPTIMIZERS, parameter_groups
 from leadline.tune.init_choose import choose, verdict_counts
 from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_places import Places, find_places
+from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
 from leadline.tune.reshape_tune import Reshaping, plan_reshaping
@@ -41,6 +42,9 @@ def tune(
     draws: int | None = None,
     seed: int = 0,
     reshape_activations: bool = False,
+    parametrization: str | None = None,
+    base: nn.Module | int | None = None,
+    base_lr: float | Recipe | None = None,
     progress: Progress | None = None,
     target: str = "",
 ) -> Recipe:
@@ -62,6 +66,12 @@ def tune(
         seed: of every draw, and of the weights that the recipe draws.
         reshape_activations: put nonlinearities in affine wraps, under which correlations neither collapse nor scatter on
             the graph's worst path; what folds into weights is applied with them, the rest with ``graph=True``.
+        parametrization: one of :data:`leadline.tune.PARAMETRIZATIONS`: sizes and rates go with width (and depth) as it
+            says. With a base alone it is muP, with depth where there are residual branches.
+        base: a narrower network of the same code, tuned and healthy: weights are drawn as large, and rates are as high, as
+            the parametrization makes of the base's. Or a width that counts as the base; by default 128.
+        base_lr: learning rate that was found for the base, or the base's recipe with its rates; without one the groups have
+            factors, and the rate goes to :meth:`Recipe.param_groups`.
         progress: called with (what is done, steps done, steps in all).
         target: what the recipe calls the network.
 
@@ -69,7 +79,8 @@ def tune(
         The recipe.
 
     Raises:
-        UserError: something that cannot be used; or the network is unhealthy and cannot be written as a graph.
+        UserError: something that cannot be used; the network is unhealthy and cannot be written as a graph; or the base is
+            another network.
 
     Example:
         >>> import torch
@@ -84,6 +95,11 @@ def tune(
         )
     if draws is not None and draws < 2:
         raise UserError(f"draws is {draws}, expected 2 or more: a law is judged on networks that are drawn from it.")
+    if reshape_activations and (parametrization is not None or base is not None):
+        raise UserError(
+            "reshape_activations and a parametrization are asked for at once, expected one of them: reshape a copy with "
+            "graph=True, and tune that."
+        )
     inner = unwrap(model)
 
     def checked(network: nn.Module) -> Report:
@@ -103,6 +119,20 @@ def tune(
         summary={"before": _facts(first)},
         leadline=leadline.__version__,
     )
+    scaling = plan_scaling(
+        parametrization,
+        base,
+        base_lr,
+        optimizer,
+        program,
+        places,
+        *((program.args, program.kwargs) if program else ((), {})),
+    )
+    if scaling is not None:
+        found = recipe.replace(decisions=_advice(first, "warning"))
+        if not scaling.inherits:
+            found = _weights(recipe, inner, first, places, checked, max(first.draws, draws or 2, 2), None, progress)
+        return scaling.onto(found, inner, checked, _facts)
     reshaping = plan_reshaping(first, places) if reshape_activations else None
     most = max(first.draws, draws or 2, 2)
     if progress is not None and reshaping is not None:
