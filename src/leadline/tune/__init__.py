@@ -21,6 +21,7 @@ from leadline.tune.rate_result import LearningRate
 from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_curvature, stable_rate
 from leadline.tune.recipe import Decision, Group, ParameterLaw, Recipe
 from leadline.tune.tune import OPTIMIZERS, tune
+from leadline.tune.width import WidthForDepth, width_for_depth
 
 __all__ = [
     "OPTIMIZERS",
@@ -31,6 +32,8 @@ __all__ = [
     "ParameterLaw",
     "Recipe",
     "tune",
+    "WidthForDepth",
+    "width_for_depth",
     "Edge",
     "GradientNoise",
     "LayerRate",
