@@ -95,6 +95,18 @@ class TwinTokens(nn.Module):
         return self.out((a * b).mean(1))
 
 
+class Tied(nn.Module):
+    """A tied autoencoder on a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.code, self.out = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, 320), nn.Linear(WIDTH, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        return self.out(h + torch.tanh(F.linear(torch.tanh(self.code(h)), self.code.weight.T)))
+
+
 def law(program: Program) -> dict[str, dict[str, float]]:
     """C_W 1.3, C_b 0.05 in every layer with weights, so that no law is read."""
     weighted = {s.layer for s in program.steps if s.weighted and s.op != "embedding"}
@@ -107,6 +119,7 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "looped, one layer a branch": lambda: (Looped(2, norm=False, second=False), batch(3, IN)),
     "looped attention": lambda: (LoopedAttention(), batch(2, 4, IN)),
     "looped convolution": lambda: (LoopedConv(), batch(2, 3, 5, 5)),
+    "tied autoencoder": lambda: (Tied(), batch(3, IN)),
     "twins": lambda: (Twins(), torch.cat([batch(2, IN), batch(2, IN) + 0.3 * batch(2, IN, seed=2)], 1)),
     "twin tokens": lambda: (TwinTokens(), torch.tensor([[1, 2, 3, 1, 5, 3], [0, 2, 9, 9, 2, 0]])),
 }
@@ -134,14 +147,15 @@ def test_one_weight_in_several_steps(name: str, monkeypatch: pytest.MonkeyPatch)
     assert worst > 2.0
 
 
-def test_a_transposed_twin_has_no_rule_and_says_so() -> None:
-    class Auto(nn.Module):
+def test_a_weight_that_comes_back_twice_has_no_rule_and_says_so() -> None:
+    class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.enter, self.layer = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(torch.tanh(self.layer(self.enter(x))), self.layer.weight.T)
+            h = torch.tanh(self.layer(torch.tanh(self.layer(self.enter(x)))))
+            return F.linear(h, self.layer.weight.T)
 
-    found = predict(trace(Auto(), batch(2, IN)))
-    assert list(found.drawn.values()) == ["its weight is an earlier step's, transposed"]
+    found = predict(trace(Twice(), batch(2, IN)))
+    assert list(found.drawn.values()) == ["its weight is that of several earlier steps, transposed"]

@@ -12,12 +12,12 @@ from leadline.program import Law, Step
 from leadline.rules.banded import dense
 from leadline.rules.base import NoRule, Rule, argument, rule
 from leadline.rules.context import Context
-from leadline.rules.expr import Expr, Source, gaussian, grid, lin, source
+from leadline.rules.expr import Expr, Source, gaussian, grid, lin, mix, source
 from leadline.rules.fluctuation import averaged, known, passed_on, sampled
 from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
-from leadline.rules.reuse import Use, origin, returned, source_of
-from leadline.rules.state import Cotangent, Fixed, Noise, State
+from leadline.rules.reuse import Use, given_back, gone_back, origin, returned, source_of
+from leadline.rules.state import Cotangent, Fixed, Noise, State, merge
 
 __all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
 
@@ -40,16 +40,19 @@ class Dense(Rule):
         noise = fresh_noise(step, state, ctx, law.C_W, index) if independent else None
         bias = ctx.weight(step, "bias")
         name = origin(step, "weight", ctx.program)
-        if name is not None and ctx.uses.get((name[0], 1 - name[1])):
-            raise NoRule("its weight is an earlier step's, transposed")
+        again = given_back(transposed(name, ctx), state.expr, law.C_W, ctx.moments)
+        if again is not None and index is not None:
+            raise NoRule("its weight is an earlier step's, transposed, and sites are flattened between them")
         use = Use.of(step, argument(step, "input"), source(K), ctx) if name in ctx.several else None
         ties = self.ties(step, use, ctx) if use is not None and tied is None else ()
         expr = biased(K, bias, ctx, ties=ties)
-        noise = None if ties else noise
+        noise = None if ties or again is not None else noise
         if use is not None and (made := source_of(expr)) is not None:
             use.source = made
             ctx.uses.setdefault(name, []).append(use)
             ctx.loops |= made.sources
+        if again is not None:
+            expr = lin([(1.0, expr), (1.0, mix(again[1], again[0]))])
         doubt(expr, state.expr, weight)
         fourth = fourth_of_data(step, ctx, weight, bias, K.diagonal())  # type: ignore[arg-type]
         if fourth is not None and isinstance(expr, Source):
@@ -87,12 +90,21 @@ class Dense(Rule):
             return law.C_W * (C if groups is None or rows is None else spread_across(C, rows, groups))
 
         name, error = origin(step, "weight", ctx.program), law_error(ctx.weight(step))
-        return {ref.name: returned(name, step, cotangent, total, error, pull, ctx)}
+        out = returned(name, step, cotangent, total, error, pull, ctx)
+        twins = transposed(name, ctx)
+        fan = step.width if not twins else ctx.weight(twins[0].step)[1].fan_in  # type: ignore[index]
+        more = gone_back(twins, cotangent, fan * law.second_moment, ctx.moments)
+        return {ref.name: merge([out, Cotangent(more)]) if more else out}
 
     def susceptibility(self, step: Step, ctx: Context) -> tuple[float, float] | None:
         """C_W for both: the layer is linear."""
         law = ctx.weight(step)[1]  # type: ignore[index]
         return law.C_W, law.C_W
+
+
+def transposed(name: tuple[str, int] | None, ctx: Context) -> list[Use]:
+    """Uses of a weight the other way round."""
+    return [] if name is None else ctx.uses.get((name[0], 1 - name[1]), [])
 
 
 def input_moment(step: Step, state: State, ctx: Context) -> tuple[Kernel, Tensor | None]:

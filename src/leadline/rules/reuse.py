@@ -7,6 +7,10 @@ One weight makes of two inputs two Gaussians with a joint law, forward and (as i
 
 so that what a residual stream collects from one block used L times adds as amplitudes, not as squares. That backward weights
 may be taken as independent of forward ones needs an output layer of its own: Yang (2020), Tensor programs II.
+
+A weight W that comes back transposed gives its own input again, beside a fresh Gaussian:
+
+.. math:: W^T y = \mathrm{fresh} + C_W \sum_q \Big\langle\frac{\partial y_p}{\partial z_q}\Big\rangle h_q, \qquad z = W h + b
 """
 
 from __future__ import annotations
@@ -15,19 +19,21 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from leadline.program import Program, Step
+from leadline.rules.banded import dense
 from leadline.rules.cross import cross
-from leadline.rules.expr import Expr, Lin, Source
+from leadline.rules.expr import Expr, Lin, NoRule, Source, grid
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments
-from leadline.rules.state import Cotangent, Fixed, fresh
+from leadline.rules.state import Cotangent, Fixed, Wave, fresh
 
 if TYPE_CHECKING:
     from leadline.rules.context import Context
 
-__all__ = ["Use", "origin", "returned", "source_of", "weights_in_several_steps"]
+__all__ = ["Use", "given_back", "gone_back", "origin", "returned", "source_of", "weights_in_several_steps"]
 
 
 @dataclass
@@ -101,6 +107,52 @@ def returned(
     return out
 
 
+def given_back(uses: list[Use], y: Expr, C_W: float, moments: Moments) -> tuple[Tensor, Expr] | None:
+    """What a transposed weight gives of the input h that it was used on: a matrix over points, and h.
+
+    Args:
+        uses: of the weight as it is.
+        y: what the transposed one is used on.
+        C_W: its fan-in times the variance of the weights.
+        moments: takes the expectations.
+
+    Returns:
+        The matrix that multiplies h, and h; None where the weight was not used before.
+
+    Raises:
+        NoRule: it was used more than once, or on a large image.
+    """
+    if not uses:
+        return None
+    if len(uses) > 1 or grid(uses[0].inner) is not None:
+        raise NoRule("its weight is that of several earlier steps, transposed")
+    z = uses[0].source
+    slopes = cross(moments, y, z) @ torch.linalg.pinv(dense(z.second), rtol=_SINGULAR, hermitian=True)
+    return C_W * slopes, uses[0].inner
+
+
+def gone_back(uses: list[Use], cotangent: Cotangent, C_W: float, moments: Moments) -> list[Wave]:
+    """The same on the way back: W^T D W d = fresh + C_W <D> d, for the derivatives d that came through the transposed weight.
+
+    Args:
+        uses: of the transposed weight.
+        cotangent: derivative with respect to W h.
+        C_W: fan-in of the transposed weight times the variance of the weights.
+        moments: takes the expectations.
+
+    Returns:
+        The waves beside the fresh one.
+    """
+    out: list[Wave] = []
+    for use in uses:
+        for wave in cotangent.waves if use.cotangent is not None else ():
+            if wave.key == use.wave:
+                mean = 1.0 if wave.factor is None else moments.mean(wave.factor)
+                out += use.cotangent.scaled(C_W * mean).waves  # type: ignore[union-attr]
+    return out
+
+
+_SINGULAR = 1e-9  # share of the largest eigenvalue below which a covariance has no inverse
 _VIEWS = ("t", "transpose", "permute", "numpy_T", "mT")
 _COPIES = ("clone", "alias", "detach", "contiguous", "reshape", "view", "expand", "to", "_to_copy")
 
