@@ -208,7 +208,7 @@ def _weights(
         for v in very
     )
     return made.replace(
-        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_last_words(second)),
+        decisions=(*made.decisions, *_advice(second, "error"), *unlucky, *_last_words(second, first)),
         summary={**summary, "after": after},
     )
 
@@ -248,13 +248,14 @@ def _facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _last_words(report: Report) -> tuple[Decision, ...]:
-    """Warnings, and how depth stands to width."""
-    return (*_advice(report, "warning"), *_width(report))
+def _last_words(report: Report, before: Report | None = None) -> tuple[Decision, ...]:
+    """Warnings, and how depth stands to width: under the laws of before where theory gives no spread of the new ones."""
+    width = _width(report) if before is None else _width(report) or _width(before, "as it was drawn, ")
+    return (*_advice(report, "warning"), *width)
 
 
-def _width(report: Report) -> tuple[Decision, ...]:
-    return width_decision(report.program, report.prediction)
+def _width(report: Report, said: str = "") -> tuple[Decision, ...]:
+    return width_decision(report.program, report.prediction, said)
 
 
 def _advice(report: Report, severity: str) -> tuple[Decision, ...]:

@@ -156,18 +156,21 @@ def width_for_depth(
     )
 
 
-def width_decision(program: Program | None, prediction: Prediction | None) -> tuple[Decision, ...]:
+def width_decision(program: Program | None, prediction: Prediction | None, said: str = "") -> tuple[Decision, ...]:
     """What a recipe says of width and depth.
 
     Args:
         program: of the network with the recipe applied.
         prediction: of it.
+        said: words before the numbers.
 
     Returns:
         One piece of advice, or none where theory gives no spread.
     """
     found = None if program is None or prediction is None else width_for_depth(program, prediction)
-    return () if found is None else (Decision("width and depth", plain(found.layer), "", "", str(found), _SOURCE),)
+    return (
+        () if found is None else (Decision("width and depth", plain(found.layer), "", "", said + str(found), _SOURCE),)
+    )
 
 
 def _path(program: Program, rows: Sequence[Row]) -> list[tuple[Step, float]] | None:
