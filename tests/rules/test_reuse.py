@@ -100,11 +100,11 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.code, self.out = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, 320), nn.Linear(WIDTH, 16)
+        self.enter, self.encode, self.out = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, 320), nn.Linear(WIDTH, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.enter(x)
-        return self.out(h + torch.tanh(F.linear(torch.tanh(self.code(h)), self.code.weight.T)))
+        return self.out(h + torch.tanh(F.linear(torch.tanh(self.encode(h)), self.encode.weight.T)))
 
 
 def law(program: Program) -> dict[str, dict[str, float]]:
