@@ -109,7 +109,7 @@ class Tied(nn.Module):
 
 def law(program: Program) -> dict[str, dict[str, float]]:
     """C_W 1.3, C_b 0.05 in every layer with weights, so that no law is read."""
-    weighted = {s.layer for s in program.steps if s.weighted and s.op != "embedding"}
+    weighted = {s.layer for s in program.steps if s.weighted and s.layer and s.op != "embedding"}
     return {layer: {"C_W": 1.3, "C_b": 0.05} for layer in weighted} | {"embed": {"C_W": 1.0}}
 
 
