@@ -5,12 +5,19 @@
 :func:`learning_rate` recommends one and says what it rests on; :func:`measure_edge` finds the largest that works by
 training, :func:`predict_edge` from short runs, :func:`stability` from curvature, :func:`gradient_noise` says how it
 changes with the batch.
+
+:func:`parametrization` gives the exponents of a way to scale with width, :func:`wide_limit` says what they lead to,
+:func:`coordinate_check` measures it, and :func:`tune` with a base network puts one on a network.
 """
 
 from __future__ import annotations
 
 from leadline.tune.monitor import Monitor
 from leadline.tune.monitor_reading import Reading
+from leadline.tune.param_abc import PARAMETRIZATIONS, Exponents, Parametrization, Shift, parametrization
+from leadline.tune.param_coordinate import CoordinateCheck, coordinate_check
+from leadline.tune.param_first_step import first_step
+from leadline.tune.param_limit import LayerLimit, WideLimit, wide_limit
 from leadline.tune.rate import learning_rate
 from leadline.tune.rate_batch import GradientNoise, gradient_noise, rate_at_batch
 from leadline.tune.rate_edge import Edge, Run, measure_edge
@@ -25,6 +32,17 @@ from leadline.tune.width import WidthForDepth, width_for_depth
 
 __all__ = [
     "OPTIMIZERS",
+    "PARAMETRIZATIONS",
+    "CoordinateCheck",
+    "Exponents",
+    "LayerLimit",
+    "Parametrization",
+    "Shift",
+    "WideLimit",
+    "coordinate_check",
+    "first_step",
+    "parametrization",
+    "wide_limit",
     "Decision",
     "Monitor",
     "Reading",

@@ -55,15 +55,15 @@ class Scaling:
         self,
         recipe: Recipe,
         model: nn.Module,
-        checked: Callable[[nn.Module], Report],
-        facts: Callable[[Report], dict[str, Any]],
+        checked: Callable[[nn.Module], Report] | None = None,
+        facts: Callable[[Report], dict[str, Any]] | None = None,
     ) -> Recipe:
         """Put laws, groups and reasons into a recipe, and check the network under it.
 
         Args:
             recipe: with the laws that are planned already, if any.
             model: the network.
-            checked: checks a network.
+            checked: checks a network; None: it is not checked.
             facts: a report in plain numbers.
 
         Returns:
@@ -84,7 +84,7 @@ class Scaling:
             ),
             summary={**recipe.summary, "parametrization": said},
         )  # fmt: skip
-        if not laws:
+        if not laws or checked is None or facts is None:
             return changed
         twin = copy.deepcopy(model)
         changed.apply(twin, redraw=list(changed.laws))
