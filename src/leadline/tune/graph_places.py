@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 from leadline.program import Program, Step
 
-__all__ = ["Place", "find_place", "module_path"]
+__all__ = ["Place", "find_places_of"]
 
 _OPERATORS = tuple(f"method_descriptor.{n}" for n in ("mul", "add", "sub", "div", "neg", "to", "pow"))
 
@@ -18,7 +22,7 @@ class Place:
     """A module that is one nonlinearity, or a call of a function in the forward pass of a module.
 
     Attributes:
-        module: qualified name.
+        module: qualified name, of several the first.
         call: kind and name of the function, such as "function.relu"; "" for the module itself.
         index: which of such calls in the module's forward pass, those of its submodules counted.
     """
@@ -32,44 +36,54 @@ class Place:
         return self.module if not self.call else f"{self.module or '.'} ({self.call.split('.')[-1]} #{self.index + 1})"
 
 
-def module_path(node: fx.Node) -> str:
-    """Qualified name of the innermost module whose forward pass makes a node."""
-    stack = node.meta.get("nn_module_stack")
-    # a second call of the same module is written "name@1"
-    return str(list(stack.values())[-1][0]).split("@")[0] if stack else ""
-
-
-def find_place(program: Program, step: Step) -> Place | str:
-    """The place of a pointwise step.
+def find_places_of(program: Program, steps: Iterable[Step]) -> dict[str, Place | str]:
+    """The places of pointwise steps in the module tree.
 
     Args:
         program: of the network.
-        step: one of its pointwise steps.
+        steps: some of its pointwise steps.
 
     Returns:
-        The place; or why there is none, in words.
+        By step: the place; or why there is none, in words.
     """
-    members = [program.nodes[n] for n in step.members]
+    modules = dict(program.model.named_modules(remove_duplicate=False))
+    first: dict[int, str] = {}
+    for name, module in modules.items():
+        first.setdefault(id(module), name)
     nodes = [n for n in program.nodes.values() if n.op == "call_function"]
-    modules = dict(program.model.named_modules())
-    inner = _inside(nodes, step.layer)
-    steps = {n for s in program.steps if s.op == "pointwise" and s.layer == step.layer for n in s.members}
-    if (
-        step.layer in modules
-        and step.layer
-        and all(n.name in steps for n in inner)
-        and _one_module(modules, step.layer)
-    ):
+    found: dict[str, Place | str] = {}
+    runs: Counter[str] | None = None
+    for step in steps:
+        place = _place(program, step, nodes, modules)
+        if isinstance(place, Place):
+            place = Place(first[id(modules[place.module])], place.call, place.index)
+            if place.call:
+                runs = _runs(program) if runs is None else runs
+                if runs[place.module] > 1:
+                    place = "the forward pass that calls it runs several times: put it into a module of its own"
+        found[step.name] = place
+    return found
+
+
+def _place(program: Program, step: Step, nodes: list[fx.Node], modules: dict[str, nn.Module]) -> Place | str:
+    pointwise = {n for s in program.steps if s.op == "pointwise" and s.layer == step.layer for n in s.members}
+    if step.layer in modules and step.layer and all(n.name in pointwise for n in _inside(nodes, step.layer)):
         return Place(step.layer)
-    calls = {_called(n) for n in members}
-    owner = module_path(members[-1])
-    if len(calls) != 1 or len({module_path(n) for n in members}) != 1 or owner not in modules:
+    members = [program.nodes[n] for n in step.members]
+    calls, owner = {_called(n) for n in members}, _path(members[-1])
+    if len(calls) != 1 or len({_path(n) for n in members}) != 1 or owner not in modules:
         return "its operations are spread over a forward pass: put them into a module of their own"
     call = calls.pop()
     if call[1] == "" or call[1] in _OPERATORS:
         return "it is written out in operators: put it into a module of its own"
     order = list(dict.fromkeys(_called(n) for n in _inside(nodes, owner) if _called(n)[1] == call[1]))
     return Place(owner, call[1], order.index(call))
+
+
+def _path(node: fx.Node) -> str:
+    """Qualified name of the innermost module whose forward pass makes a node."""
+    stack = node.meta.get("nn_module_stack")
+    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _called(node: fx.Node) -> tuple[str, str]:
@@ -81,9 +95,16 @@ def _called(node: fx.Node) -> tuple[str, str]:
 def _inside(nodes: list[fx.Node], path: str) -> list[fx.Node]:
     """Nodes that the forward pass of a module makes, those of its submodules among them."""
     prefix = f"{path}." if path else ""
-    return [n for n in nodes if module_path(n) == path or module_path(n).startswith(prefix)]
+    return [n for n in nodes if _path(n) == path or _path(n).startswith(prefix)]
 
 
-def _one_module(modules: dict[str, nn.Module], path: str) -> bool:
-    """Whether a module has this one name: another name would be a second place with the same hooks."""
-    return sum(m is modules[path] for m in modules.values()) == 1
+@torch.no_grad()
+def _runs(program: Program) -> Counter[str]:
+    """How often the forward pass of each module runs in one of the network, by its first name."""
+    twin = copy.deepcopy(program.model)
+    counted: Counter[str] = Counter()
+    for name, module in twin.named_modules():
+        module.register_forward_pre_hook(lambda _module, _args, name=name: counted.update([name]))
+    with torch.random.fork_rng(devices=[]):
+        twin(*program.args, **program.kwargs)
+    return counted

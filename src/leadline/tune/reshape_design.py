@@ -1,25 +1,19 @@
-"""Which nonlinearities are reshaped, with which constants, in the graph and where all folds into weights."""
+"""Which nonlinearities are reshaped and with which constants, so that the graph's worst path keeps correlations apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TypeVar
 
-import torch
-
-from leadline.activations import Activation, activation
-from leadline.program import Program, Step
-from leadline.tune.graph_places import Place, find_place
-from leadline.tune.init_places import Places
-from leadline.tune.reshape_paths import Worst, local_slope, planned_kernels, solve_ratio, solve_slope
+from leadline.activations import Activation
+from leadline.program import Program
+from leadline.tune.graph_places import Place
+from leadline.tune.reshape_paths import local_slope, solve_ratio, solve_slope
 from leadline.tune.reshape_solve import solve_folding, solve_leaky, solve_smooth
+from leadline.tune.reshape_survey import Survey, by_function, natural_map
 from leadline.tune.reshape_wrap import Wrap, wrapped
 
-__all__ = ["ETA", "ZETA", "Design", "design", "reshaped_program"]
-
-T = TypeVar("T")
+__all__ = ["ETA", "ZETA", "Design", "design_folding", "design_graph", "in_range", "reshaped_program"]
 
 ZETA = 1.5  # Martens et al. (2021), section 8.2: slope of the network's correlation map at one
 ETA = 0.9  # Zhang, Botev & Martens (2022), section 4: correlation that inputs of none come out with
@@ -27,211 +21,135 @@ ETA = 0.9  # Zhang, Botev & Martens (2022), section 4: correlation that inputs o
 
 @dataclass(frozen=True)
 class Design:
-    """Wraps of nonlinearities, and what was left as it is.
+    """Wraps of nonlinearities by step, and what was left as it is.
 
     Attributes:
-        graph: constants by step, for a network whose graph may change.
-        places: of these steps in the module tree.
-        folding: constants by step without a shift of the output; only these can fold.
-        activations: the nonlinearities, by step.
-        kept: name of a step's layer to why it stays as it is.
+        wraps: constants by step.
+        kept: step to why it stays as it is.
         slope: psi of the smooth ones; None where there are none.
         ratio: of the slopes of leaky rectifiers; None where there are none.
-        before, after: of the graph's worst path, slope at one and correlation at zero.
+        after: of the graph's worst path, slope at one and correlation that comes from none.
     """
 
-    graph: Mapping[str, Wrap] = field(default_factory=dict)
-    places: Mapping[str, Place] = field(default_factory=dict)
-    folding: Mapping[str, Wrap] = field(default_factory=dict)
-    activations: Mapping[str, Activation] = field(default_factory=dict)
+    wraps: Mapping[str, Wrap] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     slope: float | None = None
     ratio: float | None = None
-    before: tuple[float, float] = (1.0, 0.0)
     after: tuple[float, float] = (1.0, 0.0)
 
 
-def design(program: Program, places: Places) -> Design:
-    r"""Solve the constants of every nonlinearity on the graph's worst path.
-
-    Nothing is reshaped where correlations neither scatter nor collapse already: a slope of at most zeta times what sums
-    and products alone have, and a correlation of at most eta.
+def in_range(found: Survey) -> bool:
+    """Whether correlations neither scatter nor collapse on the worst path, so that nothing is to be reshaped.
 
     Args:
-        program: of the network.
-        places: of its steps.
+        found: the survey of a network.
+
+    Returns:
+        Slope at most zeta times that of sums and products alone, and correlation from none at most eta.
+    """
+    return found.before[0] <= ZETA * found.worst.slope({}) and found.before[1] <= ETA
+
+
+def design_graph(found: Survey) -> Design:
+    """Constants for a network whose graph may change: Deep Kernel Shaping, and leaky rectifiers for two slopes.
+
+    Args:
+        found: the survey of the network.
 
     Returns:
         The design.
 
     Source: Martens et al. (2021), Deep Kernel Shaping; Zhang, Botev & Martens (2022), tailored rectifiers.
     """
-    kept: dict[str, str] = {}
-    acts: dict[str, Activation] = {}
-    for step in program.steps:
-        if step.op == "pointwise" and step.fn is not None:
-            try:
-                acts[step.name] = activation(step.fn)
-            except (ValueError, TypeError, RuntimeError) as error:
-                kept[step.layer or step.name] = str(error).splitlines()[0]
-    kernels = planned_kernels(places)
-    worst = Worst(places, kernels)
-    slopes, maps = _by_name(acts, local_slope), _by_name(acts, _natural_map)
-    before = worst.slope(slopes), worst.at_zero(maps)
-    if before[0] <= ZETA * worst.slope({}) and before[1] <= ETA:
-        return Design(activations=acts, before=before, after=before, kept=kept)
-    chosen = {n: a for n, a in acts.items() if _eligible(places.steps[n], places, kept)}
-    leaky = [n for n, a in chosen.items() if a.slopes is not None and a.slopes[0] != a.slopes[1]]
-    smooth = [n for n in chosen if n not in leaky]
-    graph: dict[str, Wrap] = {}
-    folding: dict[str, Wrap] = {}
-    psi = _smooth(smooth, chosen, worst, slopes, graph, folding, kept, places)
-    stay = {n: f for n, f in maps.items() if n not in leaky and n not in graph}
-    ratio = solve_ratio(worst, leaky, stay, ETA) if leaky else None
-    for name in leaky:
-        wrap = solve_leaky(chosen[name], ratio) if ratio else None
-        if wrap is None:
-            kept[_where(places, name)] = "its correlations stay in range, or those of the rest leave none to give"
-        else:
-            graph[name] = wrap
-    located = {n: find_place(program, places.steps[n]) for n in graph}
-    graph = {n: w.scaled(_input_kernel(places.steps[n], kernels)) for n, w in graph.items()}
-    folding = {n: w.scaled(_input_kernel(places.steps[n], kernels)) for n, w in folding.items()}
-    made = {n: wrapped(chosen[n], w) for n, w in graph.items()}
-    after = (
-        worst.slope({**slopes, **_by_name(made, local_slope)}),
-        worst.at_zero({**maps, **_by_name(made, _natural_map)}),
+    kept = {n: p for n, p in found.located.items() if isinstance(p, str)}
+    names = [n for n in found.eligible if n not in kept]
+    by_place: dict[Place, list[str]] = {}
+    for name, place in found.located.items():
+        if isinstance(place, Place):
+            by_place.setdefault(place, []).append(name)
+    while True:
+        made = _solve(found, names, _full, kept)
+        clash = {n for group in by_place.values() if len({made.wraps.get(n) for n in group}) > 1 for n in group}
+        clash &= set(made.wraps)
+        if not clash:
+            return made
+        kept |= dict.fromkeys(clash, "one module serves in places that need different constants")
+        names = [n for n in names if n not in clash]
+
+
+def design_folding(found: Survey, obstacle: Callable[[str, Wrap], str]) -> Design:
+    """Constants without a shift of the output, for those nonlinearities whose wraps fold into the layers beside them.
+
+    Args:
+        found: the survey of the network.
+        obstacle: from a step and its wrap to why that does not fold, "" where it does.
+
+    Returns:
+        The design; the others count as they are.
+    """
+    names, kept = list(found.eligible), {}
+    for name in found.eligible:
+        if _two_slopes(found.activations[name]):
+            kept[name] = "no weight can add a share of its input behind it"
+    while True:
+        made = _solve(found, [n for n in names if n not in kept], solve_folding, kept)
+        blocked = {n: why for n, w in made.wraps.items() if (why := obstacle(n, w))}
+        if not blocked:
+            return made
+        kept |= blocked
+
+
+def _full(act: Activation, slope: float) -> Wrap | None:
+    return solve_smooth(act, slope) or solve_folding(act, slope)
+
+
+def _two_slopes(act: Activation) -> bool:
+    return act.slopes is not None and act.slopes[0] != act.slopes[1]
+
+
+def _solve(
+    found: Survey, names: Collection[str], solver: Callable[[Activation, float], Wrap | None], kept: Mapping[str, str]
+) -> Design:
+    """Solve smooth nonlinearities for one slope and those of two slopes for one ratio, by their inputs' variances."""
+    acts, kept = found.activations, dict(kept)
+    leaky = [n for n in names if _two_slopes(acts[n])]
+    smooth, psi = _smooth(found, [n for n in names if n not in leaky], solver, kept)
+    stay = {n: m for n, m in found.maps.items() if n not in leaky and n not in smooth}
+    ratio = solve_ratio(found.worst, leaky, stay, ETA) if leaky else None
+    tailored = {n: w for n in leaky if ratio and (w := solve_leaky(acts[n], ratio)) is not None}
+    kept |= dict.fromkeys(
+        (n for n in leaky if n not in tailored),
+        "correlations stay in range, or the rest of the path leaves none to give",
     )
-    return Design(
-        graph=_alike(graph, located, kept, places, acts, program),
-        places={n: p for n, p in located.items() if isinstance(p, Place)},
-        folding=folding, activations=acts, kept=kept, slope=psi, ratio=ratio or None, before=before, after=after,
-    )  # fmt: skip
+    made = {**smooth, **tailored}
+    shaped = {n: wrapped(acts[n], w) for n, w in made.items()}
+    after = (
+        found.worst.slope({**found.slopes, **by_function(shaped, local_slope)}),
+        found.worst.at_zero({**found.maps, **by_function(shaped, natural_map)}),
+    )
+    wraps = {n: w.scaled(found.input_kernel(n)) for n, w in made.items()}
+    return Design(wraps, kept, psi, ratio or None, after)
 
 
 def _smooth(
-    names: list[str],
-    chosen: Mapping[str, Activation],
-    worst: Worst,
-    slopes: Mapping[str, float],
-    graph: dict[str, Wrap],
-    folding: dict[str, Wrap],
-    kept: dict[str, str],
-    places: Places,
-) -> float | None:
-    """Solve the smooth ones for one slope; those that have no solution stay, and the others are solved anew."""
-    left = [n for n in names if not chosen[n].jumps]
-    for name in set(names) - set(left):
-        kept[_where(places, name)] = f"{chosen[name].name} jumps, so that no scale of it has a slope"
-    while left:
-        others = {n: s for n, s in slopes.items() if n not in left}
-        psi = solve_slope(worst, left, others, ZETA)
+    found: Survey, names: list[str], solver: Callable[[Activation, float], Wrap | None], kept: dict[str, str]
+) -> tuple[dict[str, Wrap], float | None]:
+    """Those that have no solution stay, and the others are solved anew."""
+    while names:
+        others = {n: s for n, s in found.slopes.items() if n not in names}
+        psi = solve_slope(found.worst, names, others, ZETA)
         if psi is None or psi <= 1:
-            for name in left:
-                kept[_where(places, name)] = "no slope of it would bring the worst path to the target"
-            return None
-        found = _by_name({n: chosen[n] for n in left}, partial(_both, slope=psi))
-        failed = [n for n in left if found[n] == (None, None)]
-        if not failed:
-            for name in left:
-                full, folds = found[name]
-                if (best := full or folds) is not None:
-                    graph[name] = best
-                if folds is not None:
-                    folding[name] = folds
-            return psi
-        for name in failed:
-            kept[_where(places, name)] = f"{chosen[name].name} has no scale and shift of the slope {psi:.5g}"
-        left = [n for n in left if n not in failed]
-    return None
-
-
-def _both(act: Activation, slope: float) -> tuple[Wrap | None, Wrap | None]:
-    return solve_smooth(act, slope), solve_folding(act, slope)
-
-
-def _by_name(acts: Mapping[str, Activation], of: Callable[[Activation], T]) -> dict[str, T]:
-    """A value of each activation, worked out once for each that is the same function."""
-    z = torch.linspace(-6.01, 6.03, 23, dtype=torch.float64)
-    cache: dict[tuple[float, ...], T] = {}
-    found = {}
-    for name, act in acts.items():
-        key = tuple(act.fn(z).tolist())
-        if key not in cache:
-            cache[key] = of(act)
-        found[name] = cache[key]
-    return found
-
-
-def _natural_map(act: Activation) -> Callable[[float], float]:
-    """C(c) of an activation at unit variance."""
-    second = float(act.second_moment(torch.tensor(1.0, dtype=torch.float64)))
-    one = torch.tensor(1.0, dtype=torch.float64)
-    known: dict[float, float] = {}
-
-    def correlation(c: float) -> float:
-        c = min(1.0, max(-1.0, c))
-        if c not in known:
-            known[c] = float(act.dual(one, torch.tensor(c, dtype=torch.float64), one)) / second
-        return known[c]
-
-    return correlation
-
-
-def _eligible(step: Step, places: Places, kept: dict[str, str]) -> bool:
-    following = places.following(step)
-    where = step.layer or step.name
-    if step.name == places.output or not following:
-        kept[where] = "it makes the output, whose range would change"
-    elif any(f.op in ("mul", "div") for f in following):
-        kept[where] = "it is a gate, whose product with a signal no wrap can shape"
-    elif not _reaches_layer(step, places):
-        kept[where] = "no layer with weights reads it"
-    else:
-        return True
-    return False
-
-
-def _reaches_layer(step: Step, places: Places) -> bool:
-    stack, seen = [step.name], set()
-    while stack:
-        name = stack.pop()
-        for user in places.users.get(name, ()):
-            if user in seen:
-                continue
-            seen.add(user)
-            if places.steps[user].weighted:
-                return True
-            stack.append(user)
-    return False
-
-
-def _input_kernel(step: Step, kernels: Mapping[str, float]) -> float:
-    return next((kernels[n] for n in step.inputs if n in kernels), 1.0)
-
-
-def _where(places: Places, name: str) -> str:
-    return places.steps[name].layer or name
-
-
-def _alike(
-    graph: dict[str, Wrap],
-    located: Mapping[str, Place | str],
-    kept: dict[str, str],
-    places: Places,
-    acts: Mapping[str, Activation],
-    program: Program,
-) -> dict[str, Wrap]:
-    """Leave out steps without a place, and places that would need several sets of constants."""
-    reasons = {n: p for n, p in located.items() if isinstance(p, str)}
-    for place in {p for p in located.values() if isinstance(p, Place)}:
-        here = [n for n, p in located.items() if p == place]
-        shared = [s.name for s in program.steps if s.op == "pointwise" and not place.call and s.layer == place.module]
-        if len({graph[n] for n in here}) > 1 or any(n not in graph for n in shared):
-            reasons |= dict.fromkeys(here, "one module serves in places that need different constants")
-    for name, why in reasons.items():
-        kept[_where(places, name)] = why
-    return {n: w for n, w in graph.items() if n not in reasons and n in acts}
+            kept |= dict.fromkeys(names, "no slope of it would bring the worst path to the target")
+            break
+        solved = by_function({n: found.activations[n] for n in names}, lambda act, psi=psi: solver(act, psi))  # type: ignore[misc]
+        made = {n: w for n, w in solved.items() if w is not None}
+        if len(made) == len(names):
+            return made, psi
+        for name in names:
+            if name not in made:
+                kept[name] = f"{found.activations[name].name} has no scale and shift that give the slope {psi:.5g}"
+        names = [n for n in names if n in made]
+    return {}, None
 
 
 def reshaped_program(program: Program, wraps: Mapping[str, Wrap], acts: Mapping[str, Activation]) -> Program:

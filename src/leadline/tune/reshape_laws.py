@@ -14,7 +14,8 @@ from leadline.tune.init_critical import Tuning, Tunings
 from leadline.tune.init_design import Plan, full_plan, words
 from leadline.tune.init_places import Places, parameter_of, passing
 from leadline.tune.recipe import Decision, ParameterLaw
-from leadline.tune.reshape_design import Design, reshaped_program
+from leadline.tune.reshape_design import Design, design_folding, reshaped_program
+from leadline.tune.reshape_survey import Survey
 from leadline.tune.reshape_wrap import Wrap
 
 __all__ = ["Folded", "folding_plan", "shaped_plan"]
@@ -38,23 +39,22 @@ class _Unit(Tunings):
         return super().of(act, bias)
 
 
-def shaped_plan(program: Program, places: Places, base: Prediction, wraps: Mapping[str, Wrap], design: Design) -> Plan:
+def shaped_plan(program: Program, base: Prediction, found: Survey, wraps: Mapping[str, Wrap]) -> Plan:
     """Laws of the weights of a network with reshaped nonlinearities.
 
     Args:
         program: of the network as it is.
-        places: of its steps.
         base: prediction of the network as it is.
+        found: survey of its nonlinearities.
         wraps: constants by step.
-        design: with the nonlinearities.
 
     Returns:
         The plan; a reshaped nonlinearity asks its layers for C_W = 1, C_b = 0.
     """
-    shaped = reshaped_program(program, wraps, design.activations)
+    shaped = reshaped_program(program, wraps, found.activations)
     frozen = frozenset(n for n, p in program.model.named_parameters(remove_duplicate=False) if not p.requires_grad)
     steps = {s.name: s for s in shaped.steps}
-    moved = replace(places, steps=steps, weighted=tuple(s for s in shaped.steps if s.weighted))
+    moved = replace(found.places, steps=steps, weighted=tuple(s for s in shaped.steps if s.weighted))
     return full_plan(shaped, moved, base, frozen, _Unit())
 
 
@@ -63,19 +63,17 @@ class Folded:
     """A plan with wraps folded into it.
 
     Attributes:
-        plan: laws of the weights, wraps and all.
+        plan: laws of the weights, wraps and all; it has none where nothing folds.
+        design: constants of those that fold, and why the others do not.
         scales: factor that each parameter has taken up, for its learning rate.
-        wraps: those that fold, by step.
-        kept: step to why its wrap does not fold.
     """
 
     plan: Plan
+    design: Design
     scales: Mapping[str, float] = field(default_factory=dict)
-    wraps: Mapping[str, Wrap] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict)
 
 
-def folding_plan(program: Program, places: Places, base: Prediction, design: Design) -> Folded:
+def folding_plan(program: Program, base: Prediction, found: Survey) -> Folded:
     r"""Fold the wraps that can into the layers around them.
 
     .. math:: W \to a W,\quad b_W \to a b_W + b,\quad V \to \gamma V
@@ -85,33 +83,21 @@ def folding_plan(program: Program, places: Places, base: Prediction, design: Des
 
     Args:
         program: of the network as it is.
-        places: of its steps.
         base: prediction of the network as it is.
-        design: with the constants.
+        found: survey of its nonlinearities.
 
     Returns:
-        The plan, and what does not fold; its plan has no laws where nothing does.
+        The plan, and what does not fold.
     """
-    kept = {
-        n: "no weight can add a share of its input behind it" if w.skip else "no weight can take off its mean behind it"
-        for n, w in design.graph.items()
-        if n not in design.folding
-    }
+    places = found.places
     names = Counter(tied_parameters(program.model).values())
     uses = Counter(p for s in program.steps for slot in ("weight", "bias") if (p := parameter_of(s, program, slot)))
-    free = {
-        n for n, p in program.model.named_parameters() if p.requires_grad and names[n] == 1 and uses[n] == 1
-    }  # fmt: skip
-    wraps: dict[str, Wrap] = {}
-    for name, wrap in design.folding.items():
-        why = _obstacle(places.steps[name], wrap, places, program, free)
-        if why:
-            kept[name] = why
-        else:
-            wraps[name] = wrap
+    free = {n for n, p in program.model.named_parameters() if p.requires_grad and names[n] == 1 and uses[n] == 1}
+    made = design_folding(found, lambda name, wrap: _obstacle(places.steps[name], wrap, places, program, free))
+    wraps = made.wraps
     if not wraps:
-        return Folded(Plan("reshaped"), kept=kept)
-    plan = shaped_plan(program, places, base, wraps, design)
+        return Folded(Plan("reshaped"), made)
+    plan = shaped_plan(program, base, found, wraps)
     scales: dict[str, float] = {}
     shifts: dict[str, float] = {}
     for name, wrap in wraps.items():
@@ -128,7 +114,7 @@ def folding_plan(program: Program, places: Places, base: Prediction, design: Des
         for layer in _readers(places.steps[name], places) or []:
             weight = parameter_of(layer, program) or ""
             scales[weight] = scales.get(weight, 1.0) * wrap.gamma
-    return Folded(_scaled(plan, program, scales, shifts), scales, wraps, kept)
+    return Folded(_scaled(plan, program, scales, shifts), made, scales)
 
 
 def _scaled(plan: Plan, program: Program, scales: Mapping[str, float], shifts: Mapping[str, float]) -> Plan:

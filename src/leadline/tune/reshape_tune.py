@@ -12,12 +12,14 @@ from leadline.check import Report
 from leadline.measure import measure
 from leadline.program import Program, tied_parameters
 from leadline.theory import Prediction, predict
+from leadline.tune.graph_places import Place
 from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_design import Plan
 from leadline.tune.init_places import Places, find_places
 from leadline.tune.recipe import Decision, Recipe, Reshape
-from leadline.tune.reshape_design import Design, design
+from leadline.tune.reshape_design import ETA, ZETA, Design, design_graph, in_range
 from leadline.tune.reshape_laws import Folded, folding_plan, shaped_plan
+from leadline.tune.reshape_survey import survey
 from leadline.tune.reshape_wrap import Wrap
 
 __all__ = ["Reshaping", "plan_reshaping"]
@@ -38,65 +40,64 @@ class Reshaping:
     """
 
     def __init__(self, program: Program, places: Places, base: Prediction) -> None:
-        self.program, self.places, self.base = program, places, base
-        self.design: Design = design(program, places)
-        self.folded: Folded = (
-            folding_plan(program, places, base, self.design) if self.design.graph else Folded(Plan("reshaped"))
-        )
-
-    @property
-    def useful(self) -> bool:
-        """Whether any nonlinearity is reshaped."""
-        return bool(self.design.graph)
+        self.program, self.base = program, base
+        self.survey = survey(program, places)
+        self.shaped, self.folded = Design(), Folded(Plan("reshaped"), Design())
+        if not in_range(self.survey):
+            self.shaped, self.folded = design_graph(self.survey), folding_plan(program, base, self.survey)
 
     def weights(self) -> tuple[Plan, Prediction] | None:
         """The plan with what folds into weights, and its prediction; None where nothing folds."""
         plan = self.folded.plan
-        return (plan, predict(plan.stated(self.program))) if self.folded.wraps else None
+        return (plan, predict(plan.stated(self.program))) if self.folded.design.wraps else None
 
     def advice(self) -> tuple[Decision, ...]:
         """Why nonlinearities stay as they are."""
-        slope, zero = self.design.before
-        if not self.design.graph and not self.design.kept:
+        slope, zero = self.survey.before
+        if in_range(self.survey):
             why = (
-                f"on the graph's worst path correlations have the slope {slope:.4g} at one and come from none to {zero:.4g}, "
-                "within what shaping would aim at: nothing is reshaped"
+                f"on the graph's worst path small differences grow by {slope:.4g} and inputs of correlation 0 come out at "
+                f"{zero:.3f}, within {ZETA:g} and {ETA:g}: no activation is reshaped"
             )
-            return (Decision("advice", "", "", "", why, _DKS),)
+            return (Decision("advice", "", "", "", why, f"{_DKS}; {_TAT}"),)
+        untouched = dict(self.survey.kept)
+        for name in self.survey.eligible:
+            if name not in self.shaped.wraps:
+                untouched[name] = self.shaped.kept.get(name, "it is not in the graph")
+        folds = self.folded.design.wraps
         return tuple(
-            Decision("advice", where, "", "", f"the activation is not reshaped: {why}")
-            for where, why in self.design.kept.items()
-        )
+            Decision(
+                "advice", self.survey.where(name), "", "",
+                f"the activation is {'reshaped in weights alone' if name in folds else 'not reshaped'}: {why}",
+            )
+            for name, why in untouched.items()
+        )  # fmt: skip
 
     def changes(self) -> tuple[Decision, ...]:
         """One decision a nonlinearity: its constants, and whether they fold."""
-        found = []
-        for name, wrap in self.design.graph.items():
-            act, place = self.design.activations[name].name, str(self.design.places[name])
-            leaky = bool(wrap.skip)
-            folds = self.folded.wraps.get(name)
-            how = (
-                f"without graph=True {formula(act, folds)} is folded into the layers beside it"
-                if folds is not None
-                else f"needs graph=True: {self.folded.kept.get(name, 'nothing folds')}"
-            )
-            found.append(
-                Decision(
-                    "activation", place, act, formula(act, wrap), f"{self._why(leaky)}; {how}", _TAT if leaky else _DKS
-                )
-            )
+        folded, found = self.folded.design, []
+        for name, wrap in self.shaped.wraps.items():
+            act = self.survey.activations[name].name
+            if name in folded.wraps:
+                how = f"without graph=True {formula(act, folded.wraps[name])} is folded into the layers beside it"
+            else:
+                how = f"needs graph=True: {folded.kept.get(name, 'nothing folds')}"
+            why, source = (self._why_leaky(), _TAT) if wrap.skip else (self._why_smooth(), _DKS)
+            place = str(self.survey.located[name])
+            found.append(Decision("activation", place, act, formula(act, wrap), f"{why}; {how}", source))
         return tuple(found)
 
-    def _why(self, leaky: bool) -> str:
-        (slope, zero), (slope_after, zero_after) = self.design.before, self.design.after
-        if leaky:
-            return (
-                f"left over right slope {self.design.ratio:.5g}, so that on the worst path inputs of correlation 0 come out at "
-                f"{zero_after:.4g}, not {zero:.4g}"
-            )
+    def _why_leaky(self) -> str:
         return (
-            f"local slope {self.design.slope:.5g}, so that on the worst path small differences grow by {slope_after:.4g}, not "
-            f"{slope:.4g}, and inputs of correlation 0 come out at {zero_after:.4g}, not {zero:.4g}"
+            f"left over right slope {self.shaped.ratio:.5g}, so that on the worst path inputs of correlation 0 come out at "
+            f"{self.shaped.after[1]:.3f}, not {self.survey.before[1]:.3f}"
+        )
+
+    def _why_smooth(self) -> str:
+        (slope, zero), (slope_after, zero_after) = self.survey.before, self.shaped.after
+        return (
+            f"local slope {self.shaped.slope:.5g}, so that on the worst path small differences grow by {slope_after:.4g}, not "
+            f"{slope:.4g}, and inputs of correlation 0 come out at {zero_after:.3f}, not {zero:.3f}"
         )
 
     def graph(
@@ -115,12 +116,11 @@ class Reshaping:
         Returns:
             The recipe.
         """
-        plan = shaped_plan(self.program, self.places, self.base, self.design.graph, self.design)
+        if not self.shaped.wraps:
+            return recipe
+        plan = shaped_plan(self.program, self.base, self.survey, self.shaped.wraps)
         names = tied_parameters(model)
-        reshapes = tuple(
-            Reshape(place, self.design.activations[n].name, self.design.graph[n])
-            for n, place in _unique(self.design).items()
-        )
+        reshapes = self._reshapes()
         made = recipe.replace(reshapes=reshapes, graph_laws={names[n]: law for n, law in plan.laws.items()})
         second = checked(made.apply(model, graph=True, redraw=list(made.graph_laws)))
         summary: dict[str, Any] = {"after": facts(second)}
@@ -142,10 +142,14 @@ class Reshaping:
         )
         return made.replace(decisions=(*made.decisions, *listed), summary={**made.summary, "graph": summary})
 
-
-def _unique(found: Design) -> dict[str, Any]:
-    """Steps with their places, each place once."""
-    return {n: p for p, n in {found.places[n]: n for n in reversed(list(found.graph))}.items()}
+    def _reshapes(self) -> tuple[Reshape, ...]:
+        """One a place, which several steps may share."""
+        found: dict[Place, Reshape] = {}
+        for name, wrap in self.shaped.wraps.items():
+            place = self.survey.located[name]
+            if isinstance(place, Place):
+                found.setdefault(place, Reshape(place, self.survey.activations[name].name, wrap))
+        return tuple(found.values())
 
 
 def formula(name: str, wrap: Wrap) -> str:

@@ -142,8 +142,7 @@ def tune(
     found = _weights(recipe, inner, first, places, checked, most, reshaping, progress)
     if reshaping is None:
         return found
-    if reshaping.useful:
-        found = reshaping.graph(found, inner, most, checked, _facts)
+    found = reshaping.graph(found, inner, most, checked, _facts)
     return found.replace(decisions=(*reshaping.changes(), *found.decisions, *reshaping.advice()))
 
 
