@@ -49,15 +49,16 @@ def test_full_batch_descent_sharpens_until_the_edge_and_the_monitor_is_exact_on_
     rate = 1.0
     optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     monitor = Monitor(net, optimizer, batch=x, targets=y, loss="mse", budget=None, every=300)
-    exact = [float(torch.linalg.eigvalsh(dense_hessian(net, x, y))[-1])]
-    for _ in range(8):
+    exact = {0: float(torch.linalg.eigvalsh(dense_hessian(net, x, y))[-1])}
+    for i in range(1, 9):
         train(net, optimizer, monitor, x, y, 300)
-        exact.append(float(torch.linalg.eigvalsh(dense_hessian(net, x, y))[-1]))
+        if i in (2, 5, 8):
+            exact[i] = float(torch.linalg.eigvalsh(dense_hessian(net, x, y))[-1])
     read = monitor.readings
     assert [r.step for r in read] == [300 * i for i in range(9)]
-    for reading, true in zip(read, exact, strict=True):
-        assert reading.sharpness == pytest.approx(true, rel=0.01)
-        assert abs(reading.sharpness - true) <= reading.residual + 1e-9
+    for i, true in exact.items():
+        assert read[i].sharpness == pytest.approx(true, rel=0.01)
+        assert abs(read[i].sharpness - true) <= read[i].residual + 1e-9
     assert all(r.edge == pytest.approx(2 / rate) for r in read)
     # it starts far below the edge, rises without a stop, and stays there: not so at a fifth of the rate (below)
     assert read[0].of_edge < 0.4

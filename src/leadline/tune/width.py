@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from leadline.activations import Activation, activation
 from leadline.check.spine import spine_of
 from leadline.plot import number
 from leadline.program import Program, Step
 from leadline.program.errors import plain
 from leadline.theory import Prediction, predict
-from leadline.theory.aspect_ratio import spread_rate
-from leadline.theory.criticality import critical_point
+from leadline.theory.aspect_ratio import residual_flow
+from leadline.theory.criticality import critical_point, third_moment
 from leadline.theory.rows import Row
 from leadline.tune.init_design import Plan
 from leadline.tune.init_places import NORMS, find_places
@@ -152,7 +154,7 @@ def width_for_depth(
         found,
         wider=_solve(reached, limit, 1.0, 2 * sum(rates) / limit),
         branch=_branch(program, limit) if blocks else None,
-        skip=None if blocks else _skip(program, found),
+        skip=None if blocks else _skip(program, prediction.rows, found),
     )
 
 
@@ -222,22 +224,33 @@ def _scaled(program: Program, name: str, factor: float) -> ParameterLaw:
     return ParameterLaw(kind, factor * old.std, factor * old.mean, old.fan_in)
 
 
-def _skip(program: Program, found: WidthForDepth) -> float | None:
-    """Strength of a skip around each layer of a chain that brings the number below the limit."""
+def _skip(program: Program, rows: Sequence[Row], found: WidthForDepth) -> float | None:
+    """Strength of a skip around each layer of a chain that brings the number below the limit, to first order in 1/n."""
     steps = [s for s in program.steps if s.op == "pointwise" and s.fn is not None]
-    if not steps or len({_values(s) for s in steps}) > 1:
+    K = next((k for r in rows if r.op in ("linear", "conv") and (k := r.get("kernel"))), None)
+    if not steps or K is None or len({_values(s) for s in steps}) > 1:
         return None
-    fn = steps[0].fn
-    try:
-        K = critical_point(fn).K or None  # 0 where the kernel vanishes: there the rate knows its own limit
-        without = spread_rate(fn, K=K)
-
-        def reached(shift: float) -> float:
-            return found.number * spread_rate(fn, K=K, residual=1 - shift) / without
-
-        return None if reached(_LEAST) >= found.limit else 1 - _solve(reached, found.limit, 1.0, _LEAST)
-    except ValueError:  # no critical point
+    point = critical_point(steps[0].fn)
+    if point.C_W is None or point.C_b is None:
         return None
+    act, C_W, C_b = activation(steps[0].fn), point.C_W, point.C_b
+
+    def reached(shift: float) -> float:
+        gamma = 1 - shift
+        left = 1 - gamma**2  # what the skip leaves of the critical weights and biases
+        flow = residual_flow(act, found.depth, K=K, C_W=left * C_W, C_b=left * C_b, residual=gamma)
+        return _after_activation(act, flow.K[-1], flow.kappa[-1], flow.V[-1]) / found.width
+
+    if reached(_LEAST) >= found.limit:
+        return None
+    return 1 - _solve(reached, found.limit, 1.0, _LEAST)
+
+
+def _after_activation(act: Activation, K: Tensor, kappa: Tensor, V: Tensor) -> float:
+    """Relative variance of the mean of s(z)^2 over the last layer, whose z has these vertices, times its width."""
+    g, slope = act.second_moment(K), act.second_moment_slope(K)
+    own = act.fourth_moment(K) - g**2
+    return float((slope**2 * V + own + 2 * third_moment(act, K) / K * slope * kappa) / g**2)
 
 
 def _values(step: Step) -> tuple[float, ...]:
