@@ -19,7 +19,7 @@ from leadline.rules.dense import bias_moment, biased, doubt, law_error
 from leadline.rules.expr import Source, grid, op, source
 from leadline.rules.fluctuation import known, mixed, passed_on, sampled
 from leadline.rules.kernel import Kernel
-from leadline.rules.reuse import Use, origin, returned, source_of
+from leadline.rules.reuse import Use, origin, returned, source_of, unfollowed
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
@@ -50,9 +50,11 @@ class Conv(Rule):
             drawn = op(inner, _drawn_taps(taps, law.C_W / taps.shape[-1], few, seed), K.shape[0])
             drawn.memo["second"] = K
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
+            unfollowed(drawn, step, ctx)
             return State(drawn, step.points, step.width)
         name = origin(step, "weight", ctx.program)
-        use = Use.of(step, step.arguments["input"], source(K), ctx) if name in ctx.several else None
+        followed = name in ctx.several and image_grid(step, ctx) is None
+        use = Use.of(step, step.arguments["input"], source(K), ctx) if followed else None
         ties = self.ties(step, use, law.C_W / count, ctx) if use is not None else ()
         expr = biased(K, bias, ctx, gaussian=few >= FEW, ties=ties)
         if use is not None and (made := source_of(expr)) is not None:
@@ -61,6 +63,8 @@ class Conv(Rule):
             ctx.loops |= made.sources
         before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
         doubt(expr, before, ctx.weight(step))
+        if not followed:
+            unfollowed(expr, step, ctx)
         noise = None if ties else known(expr, self.noise(step, value, law, count, ctx), ctx)
         return State(expr, step.points, step.width, noise, few >= FEW)
 
@@ -68,8 +72,6 @@ class Conv(Rule):
         """Covariance with the values that the same weight has made of other inputs."""
         bias, found = ctx.weight(step, "bias"), []
         for other in ctx.uses.get(origin(step, "weight", ctx.program), []):
-            if grid(use.inner) is not None or grid(other.inner) is not None or image_grid(step, ctx) is not None:
-                raise NoRule("one weight in several convolutions of large images")
             C = share * gather_sum(other.inputs(use, ctx.moments), self.taps(other.step, ctx), self.taps(step, ctx))
             if bias is not None and origin(step, "bias", ctx.program) == origin(other.step, "bias", ctx.program):
                 C = C + (bias[1].second_moment - bias[1].mean ** 2)

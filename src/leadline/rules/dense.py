@@ -16,7 +16,7 @@ from leadline.rules.expr import Expr, Source, gaussian, grid, lin, mix, source
 from leadline.rules.fluctuation import averaged, known, passed_on, sampled
 from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
-from leadline.rules.reuse import Use, given_back, gone_back, origin, returned, source_of
+from leadline.rules.reuse import Use, given_back, gone_back, origin, returned, source_of, unfollowed
 from leadline.rules.state import Cotangent, Fixed, Noise, State, merge
 
 __all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
@@ -43,7 +43,8 @@ class Dense(Rule):
         again = given_back(transposed(name, ctx), state.expr, law.C_W, ctx.moments)
         if again is not None and index is not None:
             raise NoRule("its weight is an earlier step's, transposed, and sites are flattened between them")
-        use = Use.of(step, argument(step, "input"), source(K), ctx) if name in ctx.several else None
+        followed = name in ctx.several and grid(state.expr) is None
+        use = Use.of(step, argument(step, "input"), source(K), ctx) if followed else None
         ties = self.ties(step, use, ctx) if use is not None and tied is None else ()
         expr = biased(K, bias, ctx, ties=ties)
         noise = None if ties or again is not None else noise
@@ -54,6 +55,8 @@ class Dense(Rule):
         if again is not None:
             expr = lin([(1.0, expr), (1.0, mix(again[1], again[0]))])
         doubt(expr, state.expr, weight)
+        if not followed:
+            unfollowed(expr, step, ctx)
         fourth = fourth_of_data(step, ctx, weight, bias, K.diagonal())  # type: ignore[arg-type]
         if fourth is not None and isinstance(expr, Source):
             expr.memo["fourth"] = fourth

@@ -33,7 +33,16 @@ from leadline.rules.state import Cotangent, Fixed, Wave, fresh
 if TYPE_CHECKING:
     from leadline.rules.context import Context
 
-__all__ = ["Use", "given_back", "gone_back", "origin", "returned", "source_of", "weights_in_several_steps"]
+__all__ = [
+    "Use",
+    "given_back",
+    "gone_back",
+    "origin",
+    "returned",
+    "source_of",
+    "unfollowed",
+    "weights_in_several_steps",
+]
 
 
 @dataclass
@@ -69,6 +78,12 @@ class Use:
         if self.data is not None and other.data is not None:
             return self.data.T @ other.data / self.data.shape[0]
         return cross(moments, self.inner, other.inner)
+
+
+def unfollowed(expr: Expr, step: Step, ctx: Context) -> None:
+    """State that a value may be off altogether: its weight is another step's too, and was taken as independent."""
+    if origin(step, "weight", ctx.program) in ctx.several:
+        expr.memo["error"] = 1.0
 
 
 def returned(
