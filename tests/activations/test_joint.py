@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from gaussian.one_factor import covariance, draw, exact
 from leadline.activations import REGISTRY, activation, four_point, joint_moment, mixed_moment
+from leadline.activations.half_spaces import multiply
 from leadline.gaussian import joint_expectation
 
 CLOSED = ("identity", "relu", "leaky_relu", "abs", "step", "sign", "relu_squared", "square", "cube", "erf", "gelu",
           "sin", "cos", "exp", "gaussian")  # fmt: skip
 HOMOGENEOUS = ("identity", "relu", "leaky_relu", "abs", "prelu")
-OTHERS = ("tanh", "silu", "softplus", "elu", "relu6", "mish")
+KNOTTED = ("hardtanh", "relu6", "hardsigmoid", "hardswish", "softshrink")
+OTHERS = ("tanh", "silu", "softplus", "elu", "mish")
 
 
 def scale_of(act, K: torch.Tensor) -> torch.Tensor:
@@ -37,6 +39,41 @@ def test_closed_families_against_the_common_factor(name: str, variables: int) ->
         wrong, scale = abs(float(out.value) - want), float(scale_of(act, K))
         assert wrong <= 3e-10 * scale
         assert wrong <= float(out.error) + 2e-10 * scale
+
+
+@pytest.mark.parametrize("name", KNOTTED)
+def test_knots_away_from_0_against_the_common_factor(name: str) -> None:
+    act = activation(name)
+    four = {"hardtanh": [(4, 1.0, 0.3)], "softshrink": [(4, 0.01, 0.9)]}
+    for variables, size, shared in ((3, 0.5, 0.9), *four.get(name, [])):
+        loadings, own = draw(variables, size, shared, 1)
+        out = joint_moment([act] * variables, covariance(loadings, own))
+        wrong = abs(float(out.value) - exact([act.fn] * variables, [act.kinks] * variables, loadings, own))
+        scale = float(scale_of(act, covariance(loadings, own)))
+        assert wrong <= 3e-10 * scale
+        assert wrong <= float(out.error) + 1e-10 * scale
+
+
+def test_bounded_functions_far_beyond_their_knots() -> None:
+    act = activation("hardtanh")
+    loadings, own = draw(4, 1e5, 0.9, 1)
+    K = covariance(loadings, own)
+    want = exact([act.fn] * 4, [act.kinks] * 4, loadings, own)
+    out, scale = joint_moment([act] * 4, K), float(scale_of(act, K))
+    assert abs(float(out.value) - want) <= float(out.error) <= 1e-7 * scale
+    assert abs(float(joint_moment([activation("sign")] * 4, K).value) - want) > 1e-7 * scale  # negative control
+
+
+def test_products_of_half_space_terms_are_those_of_the_functions() -> None:
+    z = torch.linspace(-4, 4, 161, dtype=torch.float64) + 1e-3
+    acts = [activation(n) for n in ("hardtanh", "softshrink", "relu6", "relu")]
+    for some in itertools.chain(itertools.combinations(acts, 2), [acts]):
+        terms = multiply([a.half_space_terms or () for a in some])
+        found = sum(
+            t.coefficient * z**t.power * (1.0 if t.noise is None else (t.side * (z - t.limit) > 0).double())
+            for t in terms
+        )
+        assert torch.allclose(torch.as_tensor(found), torch.stack([a.fn(z) for a in some]).prod(0), atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "sin"])

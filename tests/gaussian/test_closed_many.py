@@ -51,6 +51,34 @@ def test_orthant_against_the_common_factor(loadings: list[str]) -> None:
     assert abs(float(out.value) - want) <= float(out.error)
 
 
+@pytest.mark.parametrize("variables", [1, 2, 3, 4])
+def test_limits_other_than_0_against_the_common_factor(variables: int) -> None:
+    for size, shared, seed in ((1.0, 0.3, 0), (4.0, 0.95, 1), (0.3, 0.9999, 2)):
+        loadings, own = draw(variables, size, shared, seed)
+        limits = torch.tensor([0.3, -0.7, 0.0, 1.1], dtype=torch.float64)[:variables]
+        steps = [lambda z, k=k: (z > k).to(z.dtype) for k in limits.tolist()]
+        want = exact(steps, [(k,) for k in limits.tolist()], loadings, own)
+        out = orthant_probability(covariance(loadings, own), limits)
+        assert abs(float(out.value) - want) <= 1e-10
+        other = orthant_probability(covariance(loadings, own), limits + 1e-5)  # negative control
+        assert want < 1e-8 or abs(float(other.value) - want) > 1e-8
+    assert float(orthant_probability(torch.eye(variables), limits).value) > 0.01
+
+
+def test_limits_of_0_are_none() -> None:
+    x = torch.randn(20, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for n in (2, 3, 4):
+        K = (x @ x.mT)[:, :n, :n]
+        far = torch.tensor([0.0] * (n - 1) + [-1e9], dtype=torch.float64)
+        zero = orthant_probability(K, torch.zeros(n, dtype=torch.float64)).value
+        assert torch.allclose(zero, orthant_probability(K).value, atol=1e-9)
+        assert torch.allclose(
+            orthant_probability(K, far).value, orthant_probability(K[:, : n - 1, : n - 1]).value, atol=1e-9
+        )
+    with pytest.raises(ValueError, match=r"limits of shape \(3,\) for 2 variables"):
+        orthant_probability(torch.eye(2), torch.zeros(3))
+
+
 def test_orthants_add_up_to_one() -> None:
     g = torch.Generator().manual_seed(1)
     x = torch.randn(60, 4, 3, generator=g, dtype=torch.float64)  # rank 3: singular

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor
 
 from leadline.activations.base import Activation
+from leadline.activations.half_spaces import as_steps, multiply
 from leadline.gaussian import (
     Expectation,
-    HalfSpaceTerm,
     bump_expectation,
     exponential_expectation,
     half_space_expectation,
     joint_expectation,
+    orthant_probability,
 )
 from leadline.gaussian.joint import as_covariances, equal_variables, holder_scale
 
 __all__ = ["four_point", "joint_moment"]
 
 _STEPS = 4
+_NODES = (2, 4)  # of each interval of a mixture of steps: the coarser ones for the error
+_EXACT = 1e-10  # what quadrature of one or two variables reaches
 
 
 @torch.no_grad()
@@ -34,8 +37,8 @@ def joint_moment(
     .. math:: \langle \sigma_1(z_1)\cdots\sigma_m(z_m)\rangle,\qquad z\sim N(0, K)
 
     In closed form (for four steps, one integral over [0, 1]) where all of them are sums of monomials with and
-    without a step at 0 or its smoothings (ReLU and its relatives, step, sign, powers, erf, GELU), all of them
-    sums of exponentials (sin, cos, exp), or all exp(-z^2); by ``gaussian.joint_expectation`` elsewhere, and
+    without steps or, at 0, its smoothings (piecewise polynomials such as ReLU, HardTanh, step, powers; erf, GELU),
+    all of them sums of exponentials (sin, cos, exp), or all exp(-z^2); by ``gaussian.joint_expectation`` elsewhere, and
     where the closed form has lost its digits.
 
     Args:
@@ -65,11 +68,15 @@ def joint_moment(
         bad = torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device)
     else:
         value, error = closed.value, closed.error
-        bad = ~(error <= rtol * holder_scale(functions, flat, kinks))
+        wanted = torch.where(_different(flat) > 2, rtol, min(rtol, _EXACT))
+        wanted = wanted * holder_scale(functions, flat, kinks)
+        bad = ~(error <= wanted)
+        if bool(bad.any()) and (steps := _steps(activations, flat[bad])) is not None:
+            _keep_better(value, error, bad, steps)
+            bad = ~(error <= wanted)
     if bool(bad.any()):
         out = joint_expectation(functions, flat[bad], kinks=kinks, rtol=rtol, seed=seed)
-        better = ~(out.error >= error[bad])
-        value[bad], error[bad] = torch.where(better, out.value, value[bad]), torch.where(better, out.error, error[bad])
+        _keep_better(value, error, bad, out)
     shape = covariance.shape[:-2]
     dtype = covariance.dtype if covariance.is_floating_point() else torch.get_default_dtype()
     return Expectation(value.reshape(shape), error.reshape(shape)).to(dtype)
@@ -108,6 +115,29 @@ def four_point(act: Activation, covariance: Tensor, *, rtol: float = 1e-4, seed:
     return Expectation(out.value[..., where], out.error[..., where])
 
 
+def _mixture(steps: Sequence[tuple[list[float], list[float]]], K: Tensor) -> Expectation:
+    """Product of mixtures of steps, (weights, limits) of each variable."""
+    weights = torch.tensor(list(itertools.product(*(w for w, _ in steps))), dtype=K.dtype, device=K.device).prod(-1)
+    limits = torch.tensor(list(itertools.product(*(k for _, k in steps))), dtype=K.dtype, device=K.device)
+    out = orthant_probability(K[:, None].expand(-1, len(limits), -1, -1), limits)
+    return Expectation(out.value @ weights, out.error @ weights.abs())
+
+
+def _keep_better(value: Tensor, error: Tensor, rows: Tensor, new: Expectation) -> None:
+    """Take over, in place, those of the new values at some rows whose errors are smaller."""
+    better = ~(new.error >= error[rows])
+    value[rows] = torch.where(better, new.value, value[rows])
+    error[rows] = torch.where(better, new.error, error[rows])
+
+
+def _different(K: Tensor) -> Tensor:
+    """How many different variables each covariance has, shape (R,)."""
+    count = torch.full(K.shape[:1], K.shape[-1], device=K.device)
+    for rows, blocks in equal_variables(K):
+        count[rows] = len(blocks)
+    return count
+
+
 def _closed(activations: Sequence[Activation], K: Tensor) -> Expectation | None:
     """The product's closed form for flat covariances, or None."""
     rates = [a.bump_rate for a in activations if a.bump_rate is not None]
@@ -124,7 +154,7 @@ def _closed(activations: Sequence[Activation], K: Tensor) -> Expectation | None:
         return half_space_expectation(terms, K) if len(terms) <= _STEPS else None
     value, error = (K.new_full((K.shape[0],), v) for v in (math.nan, math.inf))
     for rows, blocks in equal_variables(K):
-        merged = [_multiply([terms[i] for i in b]) for b in blocks]
+        merged = [multiply([terms[i] for i in b]) for b in blocks]
         if sum(any(t.noise is not None for t in ts) for ts in merged) > _STEPS:
             continue
         index = torch.tensor([b[0] for b in blocks], device=K.device)
@@ -133,12 +163,21 @@ def _closed(activations: Sequence[Activation], K: Tensor) -> Expectation | None:
     return Expectation(value, error)
 
 
-def _multiply(functions: Sequence[Sequence[HalfSpaceTerm]]) -> list[HalfSpaceTerm]:
-    """Terms of a product of functions of one variable whose steps have no noise: a step squared is a step."""
-    out: dict[tuple[int, float | None], float] = {}
-    for terms in itertools.product(*functions):
-        power = sum(t.power for t in terms)
-        noise = 0.0 if any(t.noise is not None for t in terms) else None
-        key = (power, noise)
-        out[key] = out.get(key, 0.0) + math.prod(t.coefficient for t in terms)
-    return [HalfSpaceTerm(c, power, noise) for (power, noise), c in out.items() if c != 0]
+def _steps(activations: Sequence[Activation], K: Tensor) -> Expectation | None:
+    """The product as a mixture of steps on two numbers of nodes, where all are constant beyond their knots."""
+    terms = [a.half_space_terms for a in activations if a.half_space_terms is not None]
+    if len(terms) < len(activations) or any(t.noise not in (None, 0.0) for ts in terms for t in ts):
+        return None
+    value, error = (K.new_full((K.shape[0],), v) for v in (math.nan, math.inf))
+    for rows, blocks in equal_variables(K):
+        merged = [multiply([terms[i] for i in b]) for b in blocks]
+        index = torch.tensor([b[0] for b in blocks], device=K.device)
+        part, found = K[rows][:, index][:, :, index], []
+        for order in _NODES:
+            steps = [s for ts in merged if (s := as_steps(ts, order)) is not None]
+            if len(steps) == len(merged) <= _STEPS:
+                found.append(_mixture(steps, part))
+        if found:
+            coarse, fine = found
+            value[rows], error[rows] = fine.value, (fine.value - coarse.value).abs() + fine.error
+    return Expectation(value, error)

@@ -51,8 +51,7 @@ class PiecewisePolynomial(Activation):
         self.pieces = tuple(np.asarray(p, dtype=float) for p in pieces)
         if len(self.pieces) != len(self.knots) + 1:
             raise ValueError(f"{name} needs one more piece than knots, got {len(pieces)} and {len(knots)}")
-        if all(k == 0 for k in self.knots):
-            self.half_space_terms = _half_space_terms(self.pieces)
+        self.half_space_terms = _half_space_terms(self.knots, self.pieces)
         sides = zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True)
         jumps = [k for k, left, right in sides if poly.polyval(k, left) != poly.polyval(k, right)]
         super().__init__(fn, name=name, kinks=knots, jumps=jumps, derivative=self._slope)
@@ -142,11 +141,13 @@ class PiecewisePolynomial(Activation):
         return closed
 
 
-def _half_space_terms(pieces: Sequence[np.ndarray]) -> tuple[HalfSpaceTerm, ...]:
-    """The piece left of 0 everywhere, and what the right one adds beyond 0."""
-    added = poly.polysub(pieces[-1], pieces[0])
-    everywhere = [HalfSpaceTerm(float(c), power=p) for p, c in enumerate(pieces[0]) if c != 0]
-    return tuple(everywhere + [HalfSpaceTerm(float(c), power=p, noise=0.0) for p, c in enumerate(added) if c != 0])
+def _half_space_terms(knots: Sequence[float], pieces: Sequence[np.ndarray]) -> tuple[HalfSpaceTerm, ...]:
+    """The piece around 0 everywhere, and what each of the others adds beyond its knot."""
+    inside, jumps = _around_zero(knots, pieces)
+    terms = [HalfSpaceTerm(float(c), power=p) for p, c in enumerate(inside) if c != 0]
+    for knot, side, added in jumps:
+        terms += [HalfSpaceTerm(float(c), p, 0.0, knot, side) for p, c in enumerate(added) if c != 0]
+    return tuple(terms)
 
 
 def _value(out: Expectation | Tensor) -> Tensor:

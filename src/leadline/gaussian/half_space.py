@@ -20,7 +20,7 @@ _EPS = 2.3e-16
 
 @dataclass(frozen=True)
 class HalfSpaceTerm:
-    r"""One term :math:`c\, z^p` or :math:`c\, z^p\, P(z + \sqrt\nu\, \xi > 0)` of a function, xi standard normal.
+    r"""One term :math:`c\, z^p` or :math:`c\, z^p\, P(z + \sqrt\nu\, \xi > k)` of a function, xi standard normal.
 
     ReLU is :math:`z\,1[z>0]`, the step :math:`1[z>0]`, GELU has noise 1, erf is -1 and twice a term with
     noise 1/2, a polynomial has no step at all.
@@ -29,11 +29,15 @@ class HalfSpaceTerm:
         coefficient: c.
         power: p.
         noise: nu, units of z squared; None: no step.
+        limit: k, where the step is, units of z.
+        side: 1 for a step that holds where z > k, -1 for one that holds where z < k.
     """
 
     coefficient: float
     power: int = 0
     noise: float | None = None
+    limit: float = 0.0
+    side: int = 1
 
 
 def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covariance: Tensor) -> Expectation:
@@ -62,13 +66,18 @@ def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covaria
     K = covariance.detach().to(torch.float64)
     value = torch.zeros(K.shape[:-2], dtype=torch.float64, device=K.device)
     error = torch.zeros_like(value)
-    engines: dict[tuple[float | None, ...], _Stein] = {}
+    engines: dict[tuple[tuple[float | None, float, int], ...], _Stein] = {}
     for terms in itertools.product(*functions):
         coefficient = math.prod(t.coefficient for t in terms)
         if coefficient == 0:
             continue
-        noises = tuple(t.noise for t in terms)
-        stein = engines.setdefault(noises, _Stein(K, noises))
+        # a step to the left is one to the right of minus the variable
+        coefficient = coefficient * math.prod(t.side**t.power for t in terms)
+        kinds = tuple((t.noise, t.side * t.limit, t.side) for t in terms)
+        if kinds not in engines:
+            side = torch.tensor([t.side for t in terms], dtype=K.dtype, device=K.device)
+            engines[kinds] = _Stein(side[:, None] * K * side, [kind[:2] for kind in kinds])
+        stein = engines[kinds]
         powers = tuple(i for i in range(m) for _ in range(terms[i].power))
         steps = tuple(i for i in range(m) if terms[i].noise is not None)
         part = stein.moment(powers, steps)
@@ -85,13 +94,17 @@ def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covaria
 class _Stein:
     """Moments under one covariance, each computed once; variables with a step also appear with their noise."""
 
-    def __init__(self, K: Tensor, noises: Sequence[float | None]) -> None:
+    def __init__(self, K: Tensor, kinds: Sequence[tuple[float | None, float]]) -> None:
+        noises = [noise for noise, _ in kinds]
         self.m = len(noises)
+        limits = torch.tensor([0.0] * self.m + [limit for _, limit in kinds], dtype=K.dtype, device=K.device)
+        self.limits = limits if bool(limits.any()) else None
         noise = torch.tensor([v or 0.0 for v in noises], dtype=K.dtype, device=K.device)
         wide = torch.cat([torch.cat([K, K], dim=-1), torch.cat([K, K + torch.diag(noise)], dim=-1)], dim=-2)
         self.bare = [v == 0.0 for v in noises]
         self.size = wide.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300)
         self.conditioned: dict[frozenset[int], Tensor] = {frozenset(): wide}
+        self.means: dict[frozenset[int], Tensor] = {frozenset(): torch.zeros_like(self.size)}
         self.known: dict[tuple[frozenset[int], tuple[int, ...], tuple[int, ...]], Expectation] = {}
         self.thinnest = torch.ones(K.shape[:-2], dtype=K.dtype, device=K.device)
 
@@ -114,10 +127,16 @@ class _Stein:
         K = self.conditioned[held]
         if not powers:
             index = torch.tensor(steps, dtype=torch.long, device=K.device)
-            return orthant_probability(K[..., index, :][..., index])
+            block = K[..., index, :][..., index]
+            if self.limits is None:
+                return orthant_probability(block)
+            return orthant_probability(block, self.limits[index] - self.means[held][..., index])
         first, rest = powers[0], powers[1:]
         value = torch.zeros_like(self.thinnest)
         error = torch.zeros_like(value)
+        if self.limits is not None and held:
+            part, mean = self._moment(held, rest, steps), self.means[held][..., first]
+            value, error = mean * part.value, mean.abs() * part.error
         for other in dict.fromkeys(rest):
             place = rest.index(other)
             part = self._moment(held, rest[:place] + rest[place + 1 :], steps)
@@ -126,6 +145,9 @@ class _Stein:
         for step in steps:
             remaining = self._variance(held, step)
             weight = K[..., first, step] / (2 * math.pi * remaining).sqrt()
+            if self.limits is not None:
+                gap = self.limits[step] - self.means[held][..., step]
+                weight = weight * torch.exp(-0.5 * gap * gap / remaining)
             part = self._moment(self._hold(held, step), rest, tuple(s for s in steps if s != step))
             value, error = value + weight * part.value, error + weight.abs() * part.error
         return Expectation(value, error)
@@ -135,11 +157,14 @@ class _Stein:
         return self.conditioned[held][..., step, step].clamp_min(1e-30 * self.size[..., step])
 
     def _hold(self, held: frozenset[int], step: int) -> frozenset[int]:
-        """Condition on the step's variable at 0."""
+        """Condition on the step's variable at its limit."""
         more = held | {step}
         if more not in self.conditioned:
             K, left = self.conditioned[held], self._variance(held, step)
             row = K[..., step, :]
             self.conditioned[more] = K - row[..., :, None] * row[..., None, :] / left[..., None, None]
+            if self.limits is not None:
+                mean = self.means[held]
+                self.means[more] = mean + row / left[..., None] * (self.limits[step] - mean[..., step])[..., None]
             self.thinnest = torch.minimum(self.thinnest, left / self.size[..., step])
         return more

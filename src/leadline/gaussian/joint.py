@@ -222,8 +222,9 @@ def _sample(functions: Sequence[Pointwise], K: Tensor, scale: Tensor, rtol: floa
         means = sums[open_rows] / total
         value[open_rows] = means.mean(dim=1)
         spread = means.std(dim=1) / math.sqrt(_REPLICATES)
-        # No point of any scramble differs: what has a probability below 3/points may be missing.
-        unseen = (3.0 / (_REPLICATES * total)) * scale[open_rows]
+        # No point of any scramble differs: what has a probability below 3/points may be missing, and where every
+        # point gave 0 that may be all there is.
+        unseen = torch.where(value[open_rows] == 0, 1.0, 3.0 / (_REPLICATES * total)) * scale[open_rows]
         spread = torch.where(spread == 0, unseen / _SIGMAS, spread)
         before = error[open_rows]
         now = (_SIGMAS * spread + _FLOOR * scale[open_rows]).nan_to_num(math.inf)

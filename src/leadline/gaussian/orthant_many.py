@@ -5,22 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
+from leadline.gaussian.orthant_path import panels_needed, path_nodes
+from leadline.gaussian.orthant_shifted import shifted_orthant_probability
 
 __all__ = ["orthant_probability"]
 
 _EPS = 2.3e-16
 _RULES = (16, 11)
-_PANELS = 15
 _ROWS = 512
 
 
-def orthant_probability(covariance: Tensor) -> Expectation:
-    r"""P(z_1 > 0, ..., z_n > 0) for n <= 4 centred Gaussian variables.
+def orthant_probability(covariance: Tensor, limits: Tensor | None = None) -> Expectation:
+    r"""P(z_1 > k_1, ..., z_n > k_n) for n <= 4 centred Gaussian variables; without ``limits`` all k are 0.
 
     .. math:: P_2 = \tfrac14 + \tfrac{\arcsin\rho}{2\pi},\quad
               P_3 = \tfrac18 + \tfrac1{4\pi}\sum_{i<j}\arcsin\rho_{ij},\quad
@@ -32,10 +32,11 @@ def orthant_probability(covariance: Tensor) -> Expectation:
 
     Args:
         covariance: shape (..., n, n), n = 0..4, units of z squared; a variance of 0 counts as independent.
+        limits: k, shape (..., n), units of z; they take one integral over [0, 1] from three variables on.
     Returns:
         Expectation of shape (...), float64.
     Raises:
-        ValueError: more than four variables.
+        ValueError: more than four variables, entries that are not those of a covariance, or limits of another shape.
     Source: Plackett, A reduction formula for normal multivariate integrals (1954).
 
     >>> round(orthant_probability(torch.full((4, 4), 0.5) + 0.5 * torch.eye(4)).value.item(), 12)
@@ -48,6 +49,16 @@ def orthant_probability(covariance: Tensor) -> Expectation:
     sd = K.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
     scale = sd[..., :, None] * sd[..., None, :]
     rho = torch.where(scale > 0, K / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1.0, 1.0)
+    if limits is not None and n:
+        if limits.shape[-1:] != (n,):
+            raise ValueError(
+                f"got limits of shape {tuple(limits.shape)} for {n} variables: give one for each, (..., {n})."
+            )
+        k = limits.detach().to(torch.float64).expand(K.shape[:-1])
+        # what does not vary is at 0, on one side of its limit
+        h = torch.where(sd > 0, k / torch.where(sd > 0, sd, 1.0), torch.sign(k) * torch.inf)
+        out = shifted_orthant_probability(rho.reshape(-1, n, n), h.reshape(-1, n))
+        return Expectation(out.value.reshape(K.shape[:-2]), out.error.reshape(K.shape[:-2]))
     if n < 4:
         value = torch.full(K.shape[:-2], 0.5**n, dtype=torch.float64, device=K.device)
         for i, j in itertools.combinations(range(n), 2):
@@ -55,7 +66,7 @@ def orthant_probability(covariance: Tensor) -> Expectation:
         return Expectation(value.clamp(0.0, 1.0), torch.full_like(value, 4 * _EPS))
     flat = rho.reshape(-1, 4, 4)
     out = Expectation(flat.new_empty(flat.shape[0]), flat.new_empty(flat.shape[0]))
-    panels = _panels(flat)
+    panels = panels_needed(flat)
     for count in panels.unique().tolist():
         for rows in (panels == count).nonzero().reshape(-1).split(_ROWS):
             out.value[rows], out.error[rows] = _four(flat[rows], count)
@@ -75,27 +86,11 @@ def _parallel(rho: Tensor, out: Expectation) -> None:
     out.value[opposite], out.error[opposite] = 0.0, 4 * _EPS
 
 
-def _panels(rho: Tensor) -> Tensor:
-    """Panels that each row needs: the path is singular at 1 - t = -x/(1 - x), x the smallest eigenvalue."""
-    finite = torch.isfinite(rho).all(dim=-1).all(dim=-1)
-    smallest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], rho, 0.0))[:, 0].clamp(1e-30, 0.5)
-    return (-torch.log(smallest) / math.log(16.0)).ceil().clamp(1, _PANELS).to(torch.long)
-
-
 def _four(rho: Tensor, panels: int) -> tuple[Tensor, Tensor]:
     """P_4 and its error from correlations of shape (R, 4, 4): two rules on the same panels."""
-    fine, coarse = (_path_integral(rho, *_path(order, panels, rho.device)) for order in _RULES)
+    fine, coarse = (_path_integral(rho, *path_nodes(order, panels, rho.device)) for order in _RULES)
     value = (1 / 16 + fine).clamp(0.0, 1.0)
     return value, (fine - coarse).abs() + 16 * _EPS
-
-
-def _path(order: int, panels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes 1 - t = s^2 and weights dt of Gauss-Legendre panels in s, each four times as wide as the last."""
-    x, w = (torch.as_tensor(v, device=device) for v in np.polynomial.legendre.leggauss(order))
-    ends = torch.tensor([0.0, *(4.0**-k for k in range(panels, -1, -1))], dtype=torch.float64, device=device)
-    half = (ends[1:] - ends[:-1])[:, None] / 2
-    s = ((ends[1:] + ends[:-1])[:, None] / 2 + half * x).reshape(-1)
-    return s * s, 2 * s * (half * w).reshape(-1)
 
 
 def _path_integral(rho: Tensor, rest: Tensor, weight: Tensor) -> Tensor:

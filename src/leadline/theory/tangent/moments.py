@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from leadline.activations import Activation
 from leadline.activations.moments import autodiff
-from leadline.gaussian import HalfSpaceTerm, expectation
+from leadline.gaussian import expectation
 
 __all__ = ["Bends", "Moments", "bends", "moments", "slope_activation", "slope_jumps"]
 
@@ -107,7 +108,7 @@ def slope_activation(activation: Activation) -> Activation:
     terms = activation.half_space_terms
     if terms is not None and all(t.noise in (None, 0.0) for t in terms):
         slope.half_space_terms = tuple(
-            HalfSpaceTerm(t.coefficient * t.power, t.power - 1, t.noise) for t in terms if t.power
+            dataclasses.replace(t, coefficient=t.coefficient * t.power, power=t.power - 1) for t in terms if t.power
         )
     return slope
 
