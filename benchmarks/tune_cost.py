@@ -101,7 +101,7 @@ def main() -> int:
 
     parts: dict[str, tuple[str, Callable[[], object], float]] = {
         "weights": ("initialization", lambda: weights(None), LIMIT_WEIGHTS),
-        "parametrization": ("initialization and parametrization", lambda: weights("depth_mup"), LIMIT_WEIGHTS),
+        "parametrization": ("initialization and parametrization", lambda: weights("mup"), LIMIT_WEIGHTS),
         "rate": ("learning rate from curvature", rate, LIMIT_RATE),
     }
     unit = Unit(model, ids)
