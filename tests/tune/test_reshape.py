@@ -165,16 +165,16 @@ def test_a_product_of_two_signals_adds_their_slopes() -> None:
 
 
 def test_leaky_rectifiers_reach_eta_over_the_depth() -> None:
-    found = surveyed(chain(nn.ReLU, 20))
+    found = surveyed(chain(nn.ReLU, 14))
     made = design_graph(found)
     assert made.ratio is not None
-    assert len(made.wraps) == 20
+    assert len(made.wraps) == 14
     c = torch.tensor(0.0, dtype=torch.float64)
-    for _ in range(20):
+    for _ in range(14):
         c = leaky_at_zero(made.ratio, c)
     assert float(c) == pytest.approx(ETA, abs=1e-9)
     assert made.after[1] == pytest.approx(ETA, abs=1e-6)
-    assert found.before[1] > 0.94
+    assert found.before[1] > 0.905
     shallow = surveyed(chain(nn.ReLU, 3))
     assert in_range(shallow)
     assert solve_ratio(shallow.worst, list(shallow.eligible), {}, ETA) == 0.0

@@ -160,7 +160,7 @@ class Woven(nn.Module):
     [
         (chain(nn.Softplus), "softplus has no scale and shift"),
         (chain(nn.GELU, bias=False), "the layer before it has no bias"),
-        (chain(nn.ReLU, 30), "no weight can add a share of its input behind it"),
+        (chain(nn.ReLU, 14), "no weight can add a share of its input behind it"),
         (Woven(True).double(), "frozen, tied or used twice"),
         (Woven(False).double(), "something other than layers with weights reads it"),
         (nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh())],
