@@ -37,7 +37,7 @@ class Monitor:
 
     Attributes:
         readings: so far, in order.
-        logs: whether it was given something to log with.
+        logs, log_layers: whether it was given something to log with, and whether by layer too.
         spent: seconds of the monitor's own work.
         trained: seconds of the loop between its calls.
 
@@ -63,6 +63,7 @@ class Monitor:
         loss: TrainingLoss | None = None,
         targets: Tensor | None = None,
         log: Any = None,
+        log_layers: bool = True,
         every: int = 1,
         budget: float | None = 0.05,
         samples: int = 8,
@@ -82,6 +83,7 @@ class Monitor:
             targets: of the batch, where it does not hold them.
             log: what the loop logs with: a SummaryWriter, a W&B run, a LightningModule, a Trainer, or any function of
                 (dict, step).
+            log_layers: log the numbers of each layer too.
             every: readings are at multiples of so many steps.
             budget: most share of the training time to spend; None: no bound.
             samples: of the batch, for the tangent kernel.
@@ -103,7 +105,8 @@ class Monitor:
         self.every, self.budget = every, budget
         self.readings: list[Reading] = []
         self.spent = self.trained = 0.0
-        self.logs, self._write = log is not None, writer(log)
+        self.logs, self._log = log is not None, writer(log)
+        self.log_layers = log_layers
         self._optimizer = None if optimizer is None else bare_optimizer(optimizer, self.model)
         self._probe = Probe(
             self.model, batch, loss, targets, samples=samples, products=products, tolerance=tolerance, seed=seed
@@ -149,11 +152,11 @@ class Monitor:
         self.trained += entered - self._left
         self._steps += 1
         if self._steps == 1:  # loggers are set up by now
-            self._write(self.readings[0].scalars(), self.readings[0].step)
+            self._write(self.readings[0])
         reading = None
         if self._before is not None:
             reading = self._read(self._steps if step is None else int(step))
-            self._write(reading.scalars(), reading.step)
+            self._write(reading)
             self._before = None
         self._leave(entered)
         return reading
@@ -198,6 +201,9 @@ class Monitor:
         reading = Reading(step, **found, seconds=self._clock() - start, notes=notes)
         self.readings.append(reading)
         return reading
+
+    def _write(self, reading: Reading) -> None:
+        self._log(reading.scalars(layers=self.log_layers), reading.step)
 
     def _leave(self, entered: float) -> None:
         """Prepare for the next step, and book the time since a call began."""

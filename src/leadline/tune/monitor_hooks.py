@@ -52,7 +52,7 @@ def lightning_callback(monitor: Monitor) -> Any:
                 self.updates = updates
                 reading = monitor.step(updates)
                 if reading is not None and not monitor.logs:
-                    writer(module)(reading.scalars(), updates)
+                    writer(module)(reading.scalars(layers=monitor.log_layers), updates)
 
     return LeadlineMonitor()
 

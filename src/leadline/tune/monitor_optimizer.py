@@ -53,10 +53,9 @@ def bare_optimizer(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer:
         UserError: there is none, or it trains no weight of the module.
     """
     found = optimizer
-    for _ in range(4):
-        if isinstance(found, torch.optim.Optimizer):
-            break
-        found = getattr(found, "optimizer", None)
+    # a wrapper may be an optimizer itself, by inheritance
+    while isinstance(getattr(found, "optimizer", None), torch.optim.Optimizer):
+        found = found.optimizer
     if not isinstance(found, torch.optim.Optimizer):
         raise UserError(
             f"the optimizer is of type {plain(type(optimizer).__name__)}, expected a torch.optim.Optimizer: pass the one "

@@ -58,11 +58,12 @@ class Reading:
             return None
         return self.sharpness / self.edge
 
-    def scalars(self, prefix: str = "leadline/") -> dict[str, float]:
+    def scalars(self, prefix: str = "leadline/", *, layers: bool = True) -> dict[str, float]:
         """Everything that is a finite number, by the name under which it is logged.
 
         Args:
             prefix: of every name.
+            layers: also by layer; else medians of steps and features, and the largest share of dead units.
 
         Returns:
             Name to number.
@@ -75,7 +76,8 @@ class Reading:
         for kind, values in (("update", self.updates), ("feature_change", self.features), ("dead", self.dead)):
             if values:
                 found[kind] = statistics.median(values.values()) if kind != "dead" else max(values.values())
-            found |= {f"{kind}/{layer or 'model'}": value for layer, value in values.items()}
+            if layers:
+                found |= {f"{kind}/{layer or 'model'}": value for layer, value in values.items()}
         return {prefix + name: value for name, value in found.items() if math.isfinite(value)}
 
     def to_dict(self) -> dict[str, Any]:
