@@ -5,8 +5,8 @@ python benchmarks/transfer.py -o runs.jsonl --quick            two cases, shorte
 python benchmarks/transfer.py -o runs.jsonl --only mlp         cases whose name contains this (may be repeated)
 python benchmarks/transfer.py -o runs.jsonl --table            no training, the tables alone
 
-One JSON line a training run: case, method, size, seed, rate, loss (cross entropy on the 1200 digits after training). Rates are
-4e-3 times powers of the root of two; a grid grows until its best rate, by the mean log-loss over seeds, has two rates on either
+One JSON line a training run: case, method, size, seed, rate, loss (cross entropy on the 1200 digits after training). The rate
+falls in a line to zero, so that the noise of the last steps does not choose the optimum; at its start it is 4e-3 times a power of the root of two; a grid grows until its best rate, by the mean log-loss over seeds, has two rates on either
 side. The optimum is the vertex of a parabola through the best rate of a seed and its neighbours, in log-loss against log-rate; the
 slope is that of the log-optimum against log-size, fitted to each seed, with its standard error over seeds.
 
@@ -62,6 +62,7 @@ def train(
         recipe.replace(seed=seed).apply(model, redraw=list(recipe.laws))
         groups = recipe.param_groups(model, lr=rate)
     optimizer = OPTIMIZERS[case.optimizer](groups, lr=rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / case.steps, total_iters=case.steps - 1)
     order = torch.Generator().manual_seed(1000 + seed)
     for _ in range(case.steps):
         index = torch.randint(len(y), (case.batch,), generator=order)
@@ -71,6 +72,7 @@ def train(
             return math.inf
         value.backward()
         optimizer.step()
+        schedule.step()
     with torch.no_grad():
         loss = float(F.cross_entropy(model(x), y))
     return loss if math.isfinite(loss) else math.inf

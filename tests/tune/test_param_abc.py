@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -40,7 +41,7 @@ def trajectory(
     """Outputs after each of six steps, with epsilon and weight decay of layers shifted by thetas."""
     g = torch.Generator().manual_seed(0)
     sizes = [5, *[N] * (len(layers) - 1), 3]
-    draws = [torch.randn(b, a, generator=g, dtype=torch.float64) for a, b in zip(sizes, sizes[1:])]
+    draws = [torch.randn(b, a, generator=g, dtype=torch.float64) for a, b in itertools.pairwise(sizes)]
     x, y = (torch.randn(7, n, generator=g, dtype=torch.float64) for n in (5, 3))
     model = Multiplied(layers, draws)
     groups = []
@@ -186,6 +187,14 @@ def test_the_verdict_names_the_layer() -> None:
         wide_limit([Exponents(0, 0, 0)])
 
 
+def values(net: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """What each layer of a tanh network gives out."""
+    out: list[Tensor] = []
+    for layer in net:
+        out.append(layer(out[-1].tanh() if out else x))
+    return out
+
+
 def measured_powers(layers: tuple[Exponents, ...], optimizer: str, steps: int) -> list[tuple[float, float]]:
     """Log-log slope of the change of each layer's values over widths, with its standard error over seeds; MLP of tanh."""
     widths, seeds, hidden = (64, 128, 256, 512), 4, len(layers) - 1
@@ -196,26 +205,23 @@ def measured_powers(layers: tuple[Exponents, ...], optimizer: str, steps: int) -
         y = torch.randn(8, 1, generator=g, dtype=torch.float64)
         for k, n in enumerate(widths):
             sizes = [6, *[n] * hidden, 1]
-            model = nn.Sequential(*(nn.Linear(a, b, bias=False, dtype=torch.float64) for a, b in zip(sizes, sizes[1:])))
+            model = nn.Sequential(
+                *(nn.Linear(a, b, bias=False, dtype=torch.float64) for a, b in itertools.pairwise(sizes))
+            )
             for layer, e in zip(model, layers):
                 scale = 6**-0.5 if layer is model[0] else 1.0
                 layer.weight.data = torch.randn(layer.weight.shape, generator=g, dtype=torch.float64) * scale * n**-e.b
 
-            def values(net: nn.Module) -> list[Tensor]:
-                out, h = [], x
-                for i, layer in enumerate(net):
-                    h = layer(h if i == 0 else h.tanh())
-                    out.append(h)
-                return out
-
             groups = [{"params": [m.weight], "lr": 0.02 * n**-e.c} for m, e in zip(model, layers)]
             stepper = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](groups, lr=1.0)
-            before = [v.detach() for v in values(model)]
+            before = [v.detach() for v in values(model, x)]
             for _ in range(steps):
                 stepper.zero_grad()
-                (values(model)[-1] - y).square().mean().backward()
+                (values(model, x)[-1] - y).square().mean().backward()
                 stepper.step()
-            logs[s, k] = torch.stack([(a - b).detach().square().mean().log() / 2 for a, b in zip(values(model), before)])
+            logs[s, k] = torch.stack(
+                [(a - b).detach().square().mean().log() / 2 for a, b in zip(values(model, x), before)]
+            )
     t = torch.tensor(widths, dtype=torch.float64).log()
     t = t - t.mean()
     each = (logs * t[:, None]).sum(1) / t.square().sum()

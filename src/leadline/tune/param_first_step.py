@@ -30,19 +30,20 @@ def first_step(
 ) -> dict[str, float]:
     r"""Take one step of gradient descent with a rate of its own in each layer, so that every layer's values become of order one.
 
-    .. math:: W_l \leftarrow W_l - \eta_l \nabla_{W_l}, \qquad \mathrm{rms}(z_l(\eta_l)) = \text{size}
+    .. math:: W_l \leftarrow W_l - \eta_l \nabla_{W_l}, \qquad \mathrm{rms}(\eta_l \nabla_{W_l} x_l) = \text{size}
 
     Layer by layer, in the order in which they run: what a layer reads has passed through those before it with their new
-    weights, all gradients are those of the start. The values are linear in the rate, so that it solves a quadratic
-    equation. In the wide limit the rates go as the width to the (L+1)/2, (L+2)/2, …, (L+1)/2 for L hidden layers of
-    ReLU kind. Biases and gains stay.
+    weights, all gradients are those of the start. What the drawn weights give out comes on top, and is small. In the wide
+    limit, for ReLU, the rates go as the width to the (L+1)/2, (L+2)/2, …, (L+1)/2 for L hidden layers and weights with
+    multipliers; where the nonlinearity is odd near zero (tanh) or straight (GELU), what a layer read at the start has no
+    mean in common with what it reads now, and the layers from the third on need half a power more. Biases and gains stay.
 
     Args:
         model: a network of layers that each run once; it is changed in place.
         x: a batch, as for :func:`leadline.check`.
         targets: of the batch.
         loss: "cross_entropy", "mse" or a function of (output, targets).
-        size: root mean square of each layer's values after the step.
+        size: root mean square of what the step adds to each layer's values.
         output_size: of the last layer's.
 
     Returns:
@@ -76,7 +77,7 @@ def _calibrated(
     model: nn.Module, layer: str, name: str, weight: nn.Parameter, gradient: Tensor, wanted: float,
     args: tuple[Any, ...], kwargs: Mapping[str, Any],
 ) -> float:  # fmt: skip
-    """Move one weight so far that its layer's values have the wanted size; the rate that this takes."""
+    """Move one weight so far that its layer's values change by the wanted size; the rate that this takes."""
     start = _run(model, layer, args, kwargs)
     scale = float(weight.square().mean().sqrt()) / max(float(gradient.double().square().mean().sqrt()), 1e-300)
     if not (math.isfinite(scale) and scale > 0):
@@ -85,16 +86,13 @@ def _calibrated(
         )
     before = weight.detach().clone()
     weight.sub_((scale * gradient.double()).to(weight.dtype))
-    change = _run(model, layer, args, kwargs) - start
-    a, b, c = (float(v) for v in (change.square().mean(), 2 * (change * start).mean(), start.square().mean()))
-    inside = b * b - 4 * a * (c - wanted**2)
+    change = float((_run(model, layer, args, kwargs) - start).square().mean().sqrt())
     weight.copy_(before)
-    if a == 0 or inside < 0:
+    if not (math.isfinite(change) and change > 0):
         raise UserError(
-            f"no rate brings the values of '{plain(layer)}' to {wanted:g}, expected smaller ones at the start: its "
-            "parametrization is not the integrable one."
+            f"the step of '{plain(name)}' does not change what its layer gives out, expected a change: its inputs may be zero."
         )
-    rate = scale * (math.sqrt(inside) - b) / (2 * a)
+    rate = scale * wanted / change
     weight.sub_((rate * gradient.double()).to(weight.dtype))
     return rate
 

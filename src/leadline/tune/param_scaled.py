@@ -10,6 +10,7 @@ from torch import nn
 import leadline
 from leadline.program import trace
 from leadline.tune.init_places import find_places
+from leadline.tune.param_request import request_scaling
 from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
@@ -48,6 +49,6 @@ def scaled_recipe(
     """
     inner = unwrap(model)
     program = trace(inner, args=args, kwargs=kwargs)
-    scaling = plan_scaling(parametrization, base, base_lr, optimizer, program, find_places(program), args, kwargs or {})
+    request = request_scaling(parametrization, base, base_lr, optimizer)
     empty = Recipe(type(inner).__name__, fingerprint(inner), seed, optimizer=optimizer, leadline=leadline.__version__)
-    return empty if scaling is None else scaling.onto(empty, inner)
+    return empty if request is None else plan_scaling(request, program, find_places(program)).onto(empty, inner)

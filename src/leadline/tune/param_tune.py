@@ -17,12 +17,12 @@ from leadline.tune.init_design import words
 from leadline.tune.init_places import Places, find_places
 from leadline.tune.param_abc import Parametrization, parametrization
 from leadline.tune.param_plan import Factors, Plan, plan_factors, scaled_groups
+from leadline.tune.param_request import Request
 from leadline.tune.recipe import Decision, ParameterLaw, Recipe
 from leadline.tune.recipe_apply import unwrap
 
-__all__ = ["REFERENCE_WIDTH", "Scaling", "plan_scaling"]
+__all__ = ["Scaling", "plan_scaling"]
 
-REFERENCE_WIDTH = 128  # counts as the base where none is given: rates passed for all are those of such a width
 _SIGMAS = 4.0
 
 
@@ -178,66 +178,34 @@ def _wanted(source: Law | ParameterLaw, factors: Factors, old: Law) -> Parameter
     return ParameterLaw(kind, factors.std * source.std, factors.std * source.mean, old.fan_in)
 
 
-def plan_scaling(
-    name: str | None,
-    base: nn.Module | int | None,
-    base_lr: float | Recipe | None,
-    optimizer: str | None,
-    program: Program | None,
-    places: Places | None,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Scaling | None:
+def plan_scaling(request: Request, program: Program | None, places: Places | None) -> Scaling:
     """Plan the parametrization that is asked for.
 
     Args:
-        name: of the parametrization, or None for that of the base: muP, with depth where there are residual branches.
-        base: a small network, or a width, or None.
-        base_lr: rate that was found for the base, or its recipe.
-        optimizer: name.
+        request: what is asked for.
         program: of the network, None where it has no graph.
         places: of its steps.
-        args: of the call.
-        kwargs: of the call.
 
     Returns:
-        The plan; None where neither a parametrization nor a base is given.
+        The plan.
 
     Raises:
-        UserError: something is missing or does not fit; the message says what.
+        UserError: there is no graph, or the base does not fit; the message says what.
     """
-    if name is None and base is None:
-        if base_lr is not None:
-            raise UserError("base_lr is given without a base network, expected one: pass base=… or parametrization=….")
-        return None
-    if optimizer is None:
-        raise UserError(
-            "a parametrization is asked for without an optimizer, expected one: pass optimizer='adamw' or another."
-        )
     if program is None or places is None:
         raise UserError(
             "the network cannot be written as a graph, which a parametrization needs: see what the check says."
         )
-    small: tuple[Program, Places] | int
-    if isinstance(base, nn.Module):
-        small = _traced(base, args, kwargs)
-        size = "the base network"
-    else:
-        small = REFERENCE_WIDTH if base is None else base
-        if isinstance(small, bool) or not isinstance(small, int) or small < 1:
-            raise UserError(f"the base is {plain(repr(base))}, expected a module or a width of 1 or more: pass one.")
-        size = f"a width of {small}"
+    name, base = request.name, request.base
+    small = base if isinstance(base, int) else _traced(base, program.args, program.kwargs)
+    size = f"a width of {base}" if isinstance(base, int) else "the base network"
     if name is None:
         residual = not isinstance(small, int) and min(len(places.branches), len(small[1].branches)) > 1
         name = "depth_mup" if residual else "mup"
-    if name == "depth_mup" and isinstance(small, int):
-        raise UserError(
-            "depth is counted against a base network, and none is given: pass base=… or parametrization='mup'."
-        )
     layers = sum(s.op in ("linear", "conv", "conv_transpose") and s.name in places.spine for s in places.weighted)
-    chosen = parametrization(name, optimizer, max(layers - 1, 1))
+    chosen = parametrization(name, request.optimizer, max(layers - 1, 1))
     plan = plan_factors(chosen, program, places, small)
-    rates = _base_rates(plan, base_lr)
+    rates = _base_rates(plan, request.base_lr)
     return Scaling(chosen, plan, program, small if isinstance(small, int) else small[0], rates, size)
 
 
@@ -246,11 +214,7 @@ def _traced(base: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         program = trace(unwrap(base), args=args, kwargs=kwargs)
     except ExportFailure as error:
         raise UserError(
-            f"the base network cannot be written as a graph ({plain(error, 200)}): pass one that can."
-        ) from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the base network does not run on the batch ({plain(error, 200)}): pass one of the same inputs."
+            f"the base network cannot be written as a graph on this batch ({plain(error, 200)}): pass one of the same inputs."
         ) from error
     return program, find_places(program)
 
@@ -259,10 +223,6 @@ def _base_rates(plan: Plan, base_lr: float | Recipe | None) -> dict[str, float]:
     if base_lr is None:
         return {}
     if not isinstance(base_lr, Recipe):
-        if not (math.isfinite(base_lr) and base_lr > 0):
-            raise UserError(
-                f"base_lr is {base_lr}, expected a positive number: pass the rate that was found for the base."
-            )
         return dict.fromkeys(plan.factors, float(base_lr))
     known = {n: group.lr for group in base_lr.groups for n in group.parameters if group.lr is not None}
     lacking = next((f.grown.base for f in plan.factors.values() if f.grown.base not in known), None)

@@ -20,6 +20,7 @@ from leadline.tune.groups import OPTIMIZERS, parameter_groups
 from leadline.tune.init_choose import choose, verdict_counts
 from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_places import Places, find_places
+from leadline.tune.param_request import request_scaling
 from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
@@ -102,6 +103,7 @@ def tune(
             "reshape_activations and a parametrization are asked for at once, expected one of them: reshape a copy with "
             "graph=True, and tune that."
         )
+    request = request_scaling(parametrization, base, base_lr, optimizer)
     inner = unwrap(model)
 
     def checked(network: nn.Module) -> Report:
@@ -121,16 +123,8 @@ def tune(
         summary={"before": _facts(first)},
         leadline=leadline.__version__,
     )
-    scaling = plan_scaling(
-        parametrization,
-        base,
-        base_lr,
-        optimizer,
-        program,
-        places,
-        *((program.args, program.kwargs) if program else ((), {})),
-    )
-    if scaling is not None:
+    if request is not None:
+        scaling = plan_scaling(request, program, places)
         found = recipe.replace(decisions=_last_words(first))
         if not scaling.inherits:
             found = _weights(recipe, inner, first, places, checked, max(first.draws, draws or 2, 2), None, progress)
