@@ -79,3 +79,19 @@ def test_what_cannot_be_used_gets_one_sentence(target: str, tmp_path: Path) -> N
     code, _, said = run(f"{target}:build", "--optimizer", "adagrad")
     assert code == 2
     assert "there is no optimizer 'adagrad'" in said
+
+
+def test_activations_are_reshaped_on_request(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    words = (f"{target}:build", "--reshape-activations", "--optimizer", "adam", "-o", str(out), "--draws", "2")
+    code, text, _ = run(*words)
+    assert code == 0
+    assert "with graph=True (4 activations reshaped" in text
+    assert "recipe.apply(model); optimizer = torch.optim.Adam(recipe.param_groups(model, lr=1e-3))" in text
+    assert len(Recipe.load(out).reshapes) == 4
+    code, text, _ = run(*words, "--graph")
+    assert code == 0
+    assert "model = recipe.apply(model, graph=True); optimizer = torch.optim.Adam(recipe.param_groups(model))" in text
+    code, _, errors = run(f"{target}:build", "--graph")
+    assert code == 2
+    assert "expected --reshape-activations" in errors

@@ -58,6 +58,12 @@ def tune(
         int | None, typer.Option(min=2, help="Networks behind each measurement (8, fewer for large ones).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every draw, and of the recipe's weights.")] = 0,
+    reshape_activations: Annotated[
+        bool, typer.Option("--reshape-activations", help="Put activations in affine wraps that keep inputs apart.")
+    ] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Judge and show the recipe as a copy with a changed graph takes it.")
+    ] = False,
     mode: Mode = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -67,6 +73,8 @@ def tune(
     with ending(debug):
         if output is not None and output.suffix.lower() not in _ENDINGS:
             raise UserError(f"the recipe '{plain(output)}' does not end in .yaml, expected that: name such a file.")
+        if graph and not reshape_activations:
+            raise UserError("--graph changes activations alone, expected --reshape-activations with it: add that.")
         with working(not as_json) as progress:
             from leadline.tune import tune as run_tune
 
@@ -77,7 +85,7 @@ def tune(
             recipe = run_tune(
                 loaded.model, args=loaded.args, kwargs=loaded.kwargs, optimizer=optimizer,
                 loss=loss.value if loss is not None else None, targets=loaded.targets, draws=draws, seed=seed,
-                progress=progress, target=loaded.name,
+                reshape_activations=reshape_activations, progress=progress, target=loaded.name,
             )  # fmt: skip
         if output is not None:
             recipe.save(output)
@@ -87,17 +95,19 @@ def tune(
             console = Console()
             console.print(recipe)
             if output is not None:
-                console.print(_lines(output, optimizer), soft_wrap=True)
-        raise typer.Exit(EXIT_HEALTHY if recipe.ok else EXIT_UNHEALTHY)
+                rate = bool(recipe.scales) and not (graph and recipe.reshapes)
+                console.print(_lines(output, optimizer, graph, rate), soft_wrap=True)
+        raise typer.Exit(EXIT_HEALTHY if (recipe.graph_ok if graph else recipe.ok) else EXIT_UNHEALTHY)
 
 
-def _lines(output: Path, optimizer: str | None) -> Text:
-    """The two lines that apply the recipe."""
+def _lines(output: Path, optimizer: str | None, graph: bool, rate: bool) -> Text:
+    """The two lines that apply the recipe; ``rate``: rates follow factors in the weights, and need one to begin with."""
     name = _CLASSES.get(optimizer or "adamw")
     made = f"torch.optim.{name}" if name is not None else "YourOptimizer"
     momentum = ", momentum=0.9" if optimizer == "momentum" else ""
+    applied = "model = recipe.apply(model, graph=True)" if graph else "recipe.apply(model)"
     return Text(
         "from leadline.tune import Recipe\n"
-        f"recipe = Recipe.load({str(output)!r}); recipe.apply(model); "
-        f"optimizer = {made}(recipe.param_groups(model){momentum})"
+        f"recipe = Recipe.load({str(output)!r}); {applied}; "
+        f"optimizer = {made}(recipe.param_groups(model{', lr=1e-3' if rate else ''}){momentum})"
     )

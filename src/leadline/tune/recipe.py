@@ -159,6 +159,11 @@ class Recipe:
         """Whether the check found no error in the network with the recipe applied (or as it was, if left alone)."""
         return bool(self.summary.get("after", self.summary.get("before", {})).get("ok", False))
 
+    @property
+    def graph_ok(self) -> bool:
+        """The same with the recipe applied by ``graph=True``."""
+        return bool(self.summary.get("graph", {}).get("after", {}).get("ok", self.ok))
+
     def apply(self, model: nn.Module, redraw: Iterable[str] = (), *, graph: bool = False) -> nn.Module:
         """Draw the recipe's parameters anew, in place: all of them or, where one is refused, none.
 

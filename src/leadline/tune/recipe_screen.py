@@ -40,6 +40,9 @@ def screen(recipe: Recipe) -> Iterator[RenderableType]:
     for part, said in (("before", before), ("after", after)):
         if said:
             yield _verdict(part, said)
+    if recipe.reshapes:
+        drawn = f"{_many(len(recipe.reshapes), 'activation')} reshaped, {_count(len(recipe.graph_laws))} drawn anew"
+        yield _verdict(f"with graph=True ({drawn})", recipe.summary.get("graph", {}).get("after", {}))
     changes = [d for d in recipe.decisions if d.after]
     if changes:
         yield _decisions(changes)
@@ -59,7 +62,11 @@ def screen(recipe: Recipe) -> Iterator[RenderableType]:
 
 
 def _count(number: int) -> str:
-    return "1 parameter" if number == 1 else f"{number} parameters"
+    return _many(number, "parameter")
+
+
+def _many(number: int, of: str) -> str:
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"
 
 
 def _verdict(part: str, said: Mapping[str, Any]) -> Text:
