@@ -8,6 +8,8 @@ changes with the batch.
 
 :func:`parametrization` gives the exponents of a way to scale with width, :func:`wide_limit` says what they lead to,
 :func:`coordinate_check` measures it, and :func:`tune` with a base network puts one on a network.
+
+:func:`width_for_depth` says whether a network is wide enough for its depth, and :class:`Monitor` watches one while it trains.
 """
 
 from __future__ import annotations
