@@ -136,14 +136,15 @@ def estimate(layers: Layers, x: Tensor, count: int, seed: int, **options: float)
 
 
 def flow(networks: Networks, x: Tensor, Y: Tensor, times: list[float], step: float) -> Tensor:
-    """Outputs of networks under gradient flow on the squared error at the first inputs, (T, N, m), by RK4."""
+    """Outputs of networks under gradient flow on the squared error at the first inputs, by RK4: (T, N, m), or
+    (T, N, m, outputs) for targets (M, outputs)."""
     M, layers = len(Y), networks.layers
     scale = [(layers.lambda_W[i] / n, layers.lambda_b[i]) for i, n in enumerate(layers.widths[:-1])]
 
     def slope(state: list[Tensor]) -> list[Tensor]:
         set_state(state)
         found: list[Tensor] = [torch.empty(0)] * len(state)
-        for i, gW, gb in networks.gradients(x[:M], lambda z: z - Y):
+        for i, gW, gb in networks.gradients(x[:M], lambda z: z - Y.T):
             found[2 * i], found[2 * i + 1] = -scale[i][0] * gW, -scale[i][1] * gb
         return found
 
@@ -165,26 +166,34 @@ def flow(networks: Networks, x: Tensor, Y: Tensor, times: list[float], step: flo
             mean = [(a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(one, two, three, four)]
             state, now = moved(state, mean, h), now + h
         set_state(state)
-        out.append(networks.forward(x)[2][:, 0])
+        z = networks.forward(x)[2]
+        out.append(z[:, 0] if Y.ndim == 1 else z.mT)
     return torch.stack(out)
 
 
 def kernel(networks: Networks, x: Tensor) -> Tensor:
-    """Tangent kernels of networks with one output, (N, m, m), from gradients written out."""
+    """Tangent kernels of networks, (N, outputs, m, outputs, m), from gradients written out."""
     layers = networks.layers
     h, hidden, z = networks.forward(x)
-    delta, total = torch.ones_like(z), torch.zeros(len(z), len(x), len(x), dtype=z.dtype)
+    N, k, m = z.shape
+    # gradients of each output (second axis) with respect to the layer's pre-activations
+    delta = torch.eye(k, dtype=z.dtype)[None, :, :, None].expand(N, -1, -1, m)
+    total = torch.zeros(N, k, m, k, m, dtype=z.dtype)
     for i in reversed(range(layers.depth)):
         rate = layers.lambda_b[i] + layers.lambda_W[i] / layers.widths[i] * (h[i].mT @ h[i])
-        total += rate * (delta.mT @ delta)
+        total += rate[:, None, :, None] * torch.einsum("nouA,npuB->noApB", delta, delta)
         if i:
-            delta = (networks.W[i].mT @ delta) * layers.activation.derivative(hidden[i - 1])
+            delta = (networks.W[i].mT[:, None] @ delta) * layers.activation.derivative(hidden[i - 1])[:, None]
     return total
 
 
 def linear_outputs(H: Tensor, Y: Tensor, times: list[float]) -> Tensor:
-    """Outputs, from 0, of gradient flow under kernels that stay what they are, (T, N, m)."""
-    M = len(Y)
-    rates, U = torch.linalg.eigh(H[:, :M, :M])
-    across, modes = H[:, :, :M] @ U, (U.mT @ Y)
-    return torch.stack([torch.einsum("nbe,ne->nb", across, -torch.expm1(-rates * t) / rates * modes) for t in times])
+    """Outputs, from 0, of gradient flow under kernels that stay what they are: (T, N, m), or with outputs last."""
+    N, k, m = H.shape[:3]
+    y = Y.reshape(len(Y), k)
+    M = len(y)
+    rates, U = torch.linalg.eigh(H[:, :, :M, :, :M].reshape(N, k * M, k * M))
+    across, modes = H[:, :, :, :, :M].reshape(N, k * m, k * M) @ U, U.mT @ y.T.reshape(-1)
+    out = [torch.einsum("nbe,ne->nb", across, -torch.expm1(-rates * t) / rates * modes) for t in times]
+    z = torch.stack(out).reshape(len(times), N, k, m)
+    return z[:, :, 0] if Y.ndim == 1 else z.mT

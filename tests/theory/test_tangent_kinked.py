@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.nn import functional
 from leadline.activations import Activation, activation
 from leadline.theory.flow import Layers, many_input_flow
 from leadline.theory.flow.pairs import _KEYS, _SIXTH, _direct_sixth, _series, _two_slopes
-from leadline.theory.tangent import gradient_flow, tangent_flow, tangent_tensors
-from theory.tangent_networks import estimate
+from leadline.theory.tangent import gradient_flow, gradient_step, tangent_flow, tangent_tensors
+from theory.tangent_networks import estimate, kernel
+from theory.trained_networks import Networks
 
 LAW = {
     "C_b": (0.1, 0.2, 0.05, 0.1),
@@ -167,6 +169,8 @@ def test_what_does_not_exist_is_refused() -> None:
     assert found.second is None
     with pytest.raises(ValueError, match=r"R, S, T and U between inputs .* without kinks only"):
         found.R  # noqa: B018
+    with pytest.raises(ValueError, match=r"relu has a kink, and the units .* order 1/sqrt\(n\)"):
+        gradient_step(found, torch.ones(1), 0.1)
     with pytest.raises(ValueError, match="without kinks only"):
         gradient_flow(found, torch.ones(1), [1.0])
     with pytest.raises(ValueError, match="parallel or antiparallel"):
@@ -175,3 +179,74 @@ def test_what_does_not_exist_is_refused() -> None:
         tangent_tensors(Layers.of("relu", depth=3), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     with pytest.raises(ValueError, match="jumps"):
         tangent_tensors(Layers.of("sign", depth=3), GRAM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relu", "hardtanh"])
+def test_two_inputs_through_three_layers(name: str) -> None:
+    # a widening layer, so that what is carried over from the one before counts three times
+    n = 10
+    narrow, wide = (estimate(law(name, 4, w, 3 * w, 2), X, 12_000, seed=w, second=False) for w in (n, 2 * n))
+    wanted = tangent_tensors(law(name, 4, n, 3 * n, 2), GRAM).last
+    forgetful = tangent_tensors(law(name, 4, 10**12, 1, 2), GRAM).last  # n_2/n_1 -> 0
+    for field in "ABDF":
+        (a, da), (b, db) = narrow[field], wide[field]
+        found = (2 * b - a, (4 * db**2 + da**2).sqrt())
+        assert worst(found, getattr(wanted, field)) < SIGMAS, field
+        if field in "AB":
+            assert worst(found, getattr(forgetful, field)) > SIGMAS, field
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relu", "hardtanh"])
+def test_mean_correction(name: str) -> None:
+    found = []
+    for n in (10, 20):
+        layers = law(name, 4, n, n, 1)
+        theta = tangent_tensors(layers, GRAM).last.Theta
+        sums, squares, count = torch.zeros_like(theta), torch.zeros_like(theta), 0
+        for seed in range(80):
+            H = kernel(Networks(layers, 25_000, seed=seed), X)[:, 0, :, 0] - theta
+            sums, squares, count = sums + H.sum(0), squares + (H**2).sum(0), count + len(H)
+        mean = sums / count
+        found.append((n * mean, n * ((squares / count - mean**2) / count).sqrt()))
+    (a, da), (b, db) = found
+    value, error = 2 * b - a, (4 * db**2 + da**2).sqrt()
+    wanted = tangent_tensors(law(name, 4, 10, 10, 1), GRAM).last
+    assert worst((value, error), wanted.H1) < SIGMAS
+    assert worst((value, error), 0 * wanted.H1) > SIGMAS
+    assert worst((value, error), wanted.H1.T.flip(0)) > SIGMAS  # diagonal and off-diagonal exchanged
+
+
+def nonlinear_part(name: str, n: int, networks: int, rate: float, y: float) -> tuple[float, float, Layers]:
+    """sqrt(n) times what a step adds to the mean output of one hidden layer beyond eta Theta y, at a training input."""
+    layers = Layers.of(name, widths=(4, n, 1), C_b=0.1, C_W=1.5, lambda_b=0.5)
+    theta = float(tangent_tensors(layers, GRAM[:1, :1]).Theta[-1])
+    found = []
+    for seed in range(0, networks, 2000):
+        drawn = Networks(layers, 2000, seed=seed, antithetic=True)
+        for i, gW, gb in list(drawn.gradients(X[:1], lambda z: z - y)):
+            drawn.W[i] -= rate * layers.lambda_W[i] / layers.widths[i] * gW
+            drawn.b[i] -= rate * layers.lambda_b[i] * gb
+        z = drawn.forward(X[:1])[2][:, 0, 0]
+        found.append((z[:1000] + z[1000:]) / 2 - rate * theta * y)
+    all_of_them = torch.cat(found)
+    return n**0.5 * float(all_of_them.mean()), (n / len(all_of_them)) ** 0.5 * float(all_of_them.std()), layers
+
+
+@pytest.mark.slow
+def test_a_step_of_relu_is_off_by_one_over_the_root_of_the_width() -> None:
+    # units between 0 and their step cross the corner: n(0)/2 (eta Theta_1 eps W)^2 W each, where W eps > 0
+    rate, y = 0.3, 1.5
+    (a, da, _), (b, db, layers) = (nonlinear_part("relu", n, 24_000, rate, y) for n in (32, 128))
+    value, error = 2 * b - a, (4 * db**2 + da**2) ** 0.5
+    K1, K2 = (float(k[0, 0]) for k in tangent_tensors(layers, GRAM[:1, :1]).K)
+    z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    eps = K2**0.5 * z - y
+    square = float((eps * eps.abs() * torch.exp(-(z**2) / 2)).sum() / torch.exp(-(z**2) / 2).sum())
+    moved = (rate * (0.5 + float(GRAM[0, 0]))) ** 2 * square
+    wanted = moved / (4 * math.sqrt(2 * math.pi * K1)) * 2 * math.sqrt(2 / math.pi) * 1.5**1.5
+    assert abs(value - wanted) < SIGMAS * error
+    assert abs(value) > SIGMAS * error
+    (a, da, _), (b, db, _) = (nonlinear_part("gelu", n, 24_000, rate, y) for n in (32, 128))
+    assert abs(2 * b - a) < SIGMAS * (4 * db**2 + da**2) ** 0.5  # negative control: no corner, no such term

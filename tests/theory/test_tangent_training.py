@@ -17,6 +17,8 @@ from theory.trained_networks import Networks
 LAW = {"C_b": (0.1, 0.2, 0.05), "C_W": (1.2, 1.4, 1.1), "lambda_b": (0.5, 0.8, 0.3), "lambda_W": (1.0, 0.7, 1.2)}
 XA, XB = [0.7, -0.4, 1.1, 0.9], [-0.3, 0.8, 0.6, 0.9]
 TRAIN = [XA, [-0.9, 0.8, 0.3, -0.5]]
+Y1 = torch.tensor([1.5, -0.8], dtype=torch.float64)
+Y2 = torch.tensor([[1.5, -0.4], [-0.8, 0.9]], dtype=torch.float64)
 SIGMAS = 4.0
 
 
@@ -70,15 +72,25 @@ def test_a_training_input_twice_is_one_at_twice_the_rate() -> None:
     torch.testing.assert_close(step_two.coefficient[1:], step_one.coefficient, rtol=1e-6, atol=1e-8)
 
 
-def test_small_times_are_a_small_step() -> None:
-    tensors = between("tanh", [*TRAIN, XB])
-    y = torch.tensor([1.5, -0.8])
+@pytest.mark.parametrize("y", [Y1, Y2], ids=["one output", "two outputs"])
+def test_small_times_are_a_small_step(y: Tensor) -> None:
+    tensors = between("tanh", [*TRAIN, XB], outputs=1 if y.ndim == 1 else 2)
     apart = []
     for rate in (1e-3, 5e-4):
         step, early = gradient_step(tensors, y, rate), gradient_flow(tensors, y, [rate])
         apart.append(float((early.coefficient[0] - step.coefficient).norm()))
         assert apart[-1] < 0.02 * float(step.coefficient.norm())
     assert apart[0] / apart[1] == pytest.approx(4, abs=0.05)
+
+
+def test_outputs_may_be_turned() -> None:
+    tensors = between("gelu", [*TRAIN, XB], outputs=2)
+    turn = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    one, two = (gradient_flow(tensors, y, [0.7, math.inf]).coefficient for y in (Y2, Y2 @ turn))
+    torch.testing.assert_close(one @ turn, two, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(one[1, :2], 0 * one[1, :2], atol=1e-8, rtol=0)
+    alone = gradient_flow(between("gelu", [*TRAIN, XB]), Y2[:, 0], [0.7]).coefficient
+    assert float((alone - one[0, :, 0]).abs().max()) > 0.01  # the other output is felt
 
 
 def test_infinite_width_is_linear_training() -> None:
@@ -111,8 +123,10 @@ def test_refusals() -> None:
     tensors = between("tanh", [XA, XB])
     with pytest.raises(ValueError, match=r"targets of shape \(3,\) for 2 inputs"):
         gradient_flow(tensors, torch.ones(3), [1.0])
-    with pytest.raises(ValueError, match="one output is worked out"):
-        gradient_flow(between("tanh", [XA], outputs=2), torch.ones(1, 2), [1.0])
+    with pytest.raises(ValueError, match="targets for 1 outputs of 2"):
+        gradient_flow(between("tanh", [XA], outputs=2), torch.ones(1), [1.0])
+    with pytest.raises(ValueError, match="targets that are not finite"):
+        gradient_flow(tensors, torch.tensor([math.nan]), [1.0])
     with pytest.raises(ValueError, match="not negative"):
         gradient_flow(tensors, torch.ones(1), [-1.0])
     with pytest.raises(ValueError, match="training does not end"):
@@ -168,10 +182,10 @@ def test_one_step_of_networks_with_two_outputs(name: str) -> None:
     assert worst(parts(wanted, "RSTU")) > SIGMAS
 
 
-def flowing(name: str, n: int) -> tuple[Tensor, Tensor, list[float], MeanOutput, float]:
+def flowing(name: str, n: int, Y: Tensor = Y1) -> tuple[Tensor, Tensor, list[float], MeanOutput, float]:
     """Inputs, targets, times up to twice that of the slowest mode, the prediction, and a step of integration."""
-    x, Y = torch.tensor([*TRAIN, XB], dtype=torch.float64), torch.tensor([1.5, -0.8], dtype=torch.float64)
-    tensors = between(name, [*TRAIN, XB], n)
+    x = torch.tensor([*TRAIN, XB], dtype=torch.float64)
+    tensors = between(name, [*TRAIN, XB], n, outputs=1 if Y.ndim == 1 else 2)
     low, high = torch.linalg.eigvalsh(tensors.Theta[-1, :2, :2]).tolist()
     times = [t / low for t in (0.5, 1.0, 2.0)]
     return x, Y, times, gradient_flow(tensors, Y, times), 0.25 / high
@@ -222,3 +236,48 @@ def test_kernels_that_change_in_training(name: str) -> None:
     assert worst(wanted.coefficient) > SIGMAS
     if name == "gelu":  # for tanh P and Q add as little as three standard errors
         assert worst(wanted.parts["RSTU"]) > SIGMAS
+
+
+@pytest.mark.slow
+def test_kernels_of_two_outputs_that_fluctuate_but_stay() -> None:
+    n = 32
+    x, Y, times, wanted, _ = flowing("gelu", n, Y2)
+    samples = []
+    for w in (n, 2 * n):
+        drawn = [
+            linear_outputs(kernel(Networks(law("gelu", w, 2), 1500, 1000 * w + s), x), Y, times) for s in range(12)
+        ]
+        samples.append(torch.cat(drawn, dim=1).transpose(0, 1))
+    value, error = extrapolated(samples, wanted.infinite, n)
+
+    def worst(coefficient: Tensor) -> float:
+        return float(((value - coefficient) / error).abs().max())
+
+    assert worst(parts(wanted, "PQ", "RSTU")) < SIGMAS
+    alone = [gradient_flow(between("gelu", [*TRAIN, XB], n), y, times) for y in Y.T]  # control: each by itself
+    assert worst(torch.stack([parts(out, "PQ", "RSTU") for out in alone], dim=-1)) > SIGMAS
+
+
+@pytest.mark.slow
+def test_kernels_of_two_outputs_that_change_in_training() -> None:
+    n = 24
+    x, Y, times, wanted, step = flowing("gelu", n, Y2)
+    samples = []
+    for w, count in ((n, 4), (2 * n, 6)):
+        apart = []
+        for seed in range(count):
+            networks = Networks(law("gelu", w, 2), 1000, seed=100 * w + seed, antithetic=True)
+            linear = linear_outputs(kernel(networks, x)[:500], Y, times)
+            z = flow(networks, x, Y, times, step)
+            apart.append((z[:, :500] + z[:, 500:]) / 2 - linear)
+        samples.append(torch.cat(apart, dim=1).transpose(0, 1))
+    value, error = extrapolated(samples, torch.zeros_like(wanted.infinite), n)
+
+    def worst(coefficient: Tensor) -> float:
+        return float(((value - coefficient) / error).abs().max())
+
+    assert worst(parts(wanted, "H1", "AB")) < SIGMAS
+    assert worst(wanted.parts["PQ"]) > SIGMAS
+    assert worst(wanted.parts["RSTU"]) > SIGMAS
+    alone = [gradient_flow(between("gelu", [*TRAIN, XB], n), y, times) for y in Y.T]  # control: each by itself
+    assert worst(torch.stack([parts(out, "H1", "AB") for out in alone], dim=-1)) > SIGMAS

@@ -37,18 +37,19 @@ class MeanOutput:
         return self.infinite + self.coefficient / self.fan_in
 
 
-def checked_targets(targets: Tensor, inputs: int) -> Tensor:
+def checked_targets(targets: Tensor, inputs: int, outputs: int) -> Tensor:
     """Targets in float64, as many as there can be training points.
 
     Args:
         targets: shape (M,) or (M, n_L).
         inputs: m, of which the first M are trained on.
+        outputs: n_L of the network.
 
     Returns:
         Shape (M, n_L).
 
     Raises:
-        ValueError: more targets than inputs, none, or of another shape.
+        ValueError: more targets than inputs, none, of another shape, not finite, or for another number of outputs.
     """
     if targets.ndim not in (1, 2) or not 1 <= targets.shape[0] <= inputs:
         raise ValueError(
@@ -56,4 +57,9 @@ def checked_targets(targets: Tensor, inputs: int) -> Tensor:
             "the first M inputs."
         )
     given = targets.detach().to(torch.float64)
-    return given[:, None] if given.ndim == 1 else given
+    if not bool(torch.isfinite(given).all()):
+        raise ValueError("got targets that are not finite: give numbers.")
+    given = given[:, None] if given.ndim == 1 else given
+    if given.shape[1] != outputs:
+        raise ValueError(f"got targets for {given.shape[1]} outputs of {outputs}: give one for each.")
+    return given

@@ -33,7 +33,8 @@ def gradient_step(tensors: TangentTensors, targets: Tensor, rate: float) -> Mean
         Means of shape (m, n_L), or (m,) for targets of shape (M,).
 
     Raises:
-        ValueError: the targets do not fit the inputs or the network's outputs, or the rate is not positive.
+        ValueError: the targets do not fit the inputs or the network's outputs, the rate is not positive, or the
+            activation has kinks.
 
     Source: Roberts, Yaida and Hanin (2022), chapter 11 and the one on the end of training; for several outputs and
         inputs the same expansion in the step.
@@ -45,12 +46,16 @@ def gradient_step(tensors: TangentTensors, targets: Tensor, rate: float) -> Mean
     >>> bool(out.coefficient.abs() > 0)
     True
     """
-    y = checked_targets(targets, tensors.K.shape[-1])
+    y = checked_targets(targets, tensors.K.shape[-1], tensors.layers.widths[-1])
     if not rate > 0:
         raise ValueError(f"got rate={rate}: a learning rate is positive.")
+    if tensors.second is None:
+        raise ValueError(
+            f"{tensors.layers.activation.name} has a kink, and the units that a step carries across it move the mean output "
+            "at a training input by order 1/sqrt(n), so that there is no coefficient of 1/n: use an activation without "
+            "kinks, or draw networks."
+        )
     M, outputs = y.shape
-    if outputs != tensors.layers.widths[-1]:
-        raise ValueError(f"got targets for {outputs} outputs of {tensors.layers.widths[-1]}: give one for each.")
     s, t = tensors.last, slice(0, M)
     K = s.K[t, t]
     P, Q, R = (v[:, t, t, t] for v in (s.P, s.Q, s.R))
