@@ -397,6 +397,20 @@ def test_a_loss_that_has_overflowed_does_not_stop_the_loop() -> None:
     assert all(np.isfinite(v) for v in reading.scalars().values())
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 2, 2), (3, 8)])
+def test_outputs_of_any_shape_have_a_kernel(shape: tuple[int, ...]) -> None:
+    class Shaped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(shape)
+
+    net = Shaped(3, 4 if len(shape) > 1 else 1)
+    monitor = Monitor(net, batch=torch.randn(6, 3), budget=None)
+    with torch.no_grad():
+        net.weight += 1
+    assert monitor.step().kernel_change == pytest.approx(0)  # a linear model
+    assert monitor.readings[-1].notes == ()
+
+
 def test_optimizers_without_an_edge_are_said() -> None:
     net, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randn(6, 2)
     for optimizer, said in (

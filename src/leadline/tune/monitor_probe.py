@@ -96,7 +96,7 @@ def tangent_kernel(objective: Objective, samples: int) -> Tensor:
     rows = output if output.dim() and output.shape[0] == m else output[None]
     generator = torch.Generator().manual_seed(objective.seed)
     u = torch.randn(rows.shape[1:], generator=generator, dtype=torch.float64).to(rows)
-    values = (rows * u / math.sqrt(max(u.numel(), 1))).flatten(1).sum(1)
+    values = (rows * u / math.sqrt(max(u.numel(), 1))).reshape(len(rows), -1).sum(1)
     gradients = []
     with part.fixed():
         for value in values:
