@@ -95,3 +95,18 @@ def test_activations_are_reshaped_on_request(target: str, tmp_path: Path) -> Non
     code, _, errors = run(f"{target}:build", "--graph")
     assert code == 2
     assert "expected --reshape-activations" in errors
+
+
+def test_a_parametrization_counts_rates_against_a_small_network(target: str, tmp_path: Path) -> None:
+    Path(target).write_text(MODEL + "\ndef wide(width=64):\n    return nn.Sequential(nn.Linear(16, width), nn.Tanh(), "
+                            "nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 4)), torch.randn(4, 16)\n")  # fmt: skip
+    out, words = tmp_path / "r.yaml", ("--base", f"{target}:wide", "--base-config", "width=16", "--draws", "2")
+    code, text, _ = run(f"{target}:wide", *words, "--optimizer", "adam", "-o", str(out))
+    assert code == 0
+    assert "hidden: learning rate 0.25 times the base rate" in text
+    assert "recipe.param_groups(model, lr=" in text
+    recipe = Recipe.load(out)
+    assert {g.name: g.lr_factor for g in recipe.groups} == {"input": 1.0, "hidden": 0.25, "output": 0.25, "vector": 1.0}
+    code, _, error = run(f"{target}:wide", *words)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "without an optimizer" in error

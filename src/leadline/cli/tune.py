@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from leadline.cli.app import app, ending
+from leadline.cli.base import load_base
 from leadline.cli.errors import EXIT_HEALTHY, EXIT_UNHEALTHY, UserError
 from leadline.cli.options import (
     RUNS,
@@ -64,6 +65,15 @@ def tune(
     graph: Annotated[
         bool, typer.Option("--graph", help="Judge and show the recipe as a copy with a changed graph takes it.")
     ] = False,
+    parametrization: Annotated[
+        str | None,
+        typer.Option(help="standard, ntk, mean_field, mup, integrable or depth_mup: sizes and rates by width."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A narrower network of the same code, named like the target, or a width (128).")
+    ] = None,
+    base_config: Annotated[str, typer.Option(help="Settings of the base.")] = "",
+    base_lr: Annotated[float | None, typer.Option(help="Learning rate that was found for the base.")] = None,
     mode: Mode = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -82,10 +92,15 @@ def tune(
                 target, config=config, device=device, seq=seq, batch_size=batch_size, image_size=image_size, seed=seed,
                 checkpoint=checkpoint, batch=batch, targets=targets, mode=mode,
             )  # fmt: skip
+            small = load_base(
+                base, config=base_config, device=device, seq=seq, batch_size=batch_size, image_size=image_size,
+                seed=seed, mode=mode,
+            )  # fmt: skip
             recipe = run_tune(
                 loaded.model, args=loaded.args, kwargs=loaded.kwargs, optimizer=optimizer,
                 loss=loss.value if loss is not None else None, targets=loaded.targets, draws=draws, seed=seed,
-                reshape_activations=reshape_activations, progress=progress, target=loaded.name,
+                reshape_activations=reshape_activations, parametrization=parametrization, base=small, base_lr=base_lr,
+                progress=progress, target=loaded.name,
             )  # fmt: skip
         if output is not None:
             recipe.save(output)
@@ -96,6 +111,7 @@ def tune(
             console.print(recipe)
             if output is not None:
                 rate = bool(recipe.scales) and not (graph and recipe.reshapes)
+                rate = rate or any(g.lr is None and g.lr_factor != 1 for g in recipe.groups)
                 console.print(_lines(output, optimizer, graph, rate), soft_wrap=True)
         raise typer.Exit(EXIT_HEALTHY if (recipe.graph_ok if graph else recipe.ok) else EXIT_UNHEALTHY)
 
