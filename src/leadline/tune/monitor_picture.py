@@ -58,7 +58,9 @@ def monitor_picture(monitor: Monitor) -> Figure:
             ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
             ax.yaxis.set_minor_locator(ticker.NullLocator())
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=11.5, loc="upper left" if ax is axes[0, 1] else "best")
+            ax.legend(
+                framealpha=0.85, edgecolor="none", fontsize=11.5, loc="upper left" if ax is axes[0, 1] else "best"
+            )
         else:
             ax.text(
                 0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes, color="0.5", fontsize=13
@@ -95,7 +97,7 @@ def _changes(ax: Any, readings: Sequence[Reading]) -> None:
     if ax.lines:
         for level, label in ((LAZY, f"lazy below {LAZY}"), (FEATURES, f"feature learning above {FEATURES}")):
             ax.axhline(level, color="0.45", lw=1.1, ls=":" if level == LAZY else (0, (4, 3)), label=label)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.65 * max(ax.get_ylim()[1], FEATURES))  # room for the names above the lines
 
 
 def _layers(ax: Any, readings: Sequence[Reading], what: str, title: str, unit: str, *, log: bool) -> None:
