@@ -198,6 +198,7 @@ def test_attention_takes_one_over_its_dimension_into_the_queries() -> None:
     for other in (seeded(Attention, 64, 8), seeded(Attention, 64, 2, scale=8**-0.5 / 4)):
         assert "query.weight" not in scaled(other, small, "mup", "adam", x).laws
     fused = scaled(seeded(Attention, 64, 2, fused=True), seeded(Attention, 16, 2, fused=True), "mup", "adam", x)
+    assert recipe.summary["parametrization"]["folded"] == {"query.weight": 0.5, "query.bias": 0.5}
     assert any("does not fold: one matrix makes queries, keys and values" in d.why for d in fused.decisions)
     assert "qkv.weight" not in fused.laws
 

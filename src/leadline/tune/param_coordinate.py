@@ -40,7 +40,13 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Slope:
-    """Power of the width: of a fit to each seed, the mean and its standard error over seeds."""
+    """Power of the width.
+
+    Attributes:
+        value: mean over seeds of the slope of a fit to each.
+        error: standard error over seeds and, added in squares, how far the slope of the upper widths is from it, since a
+            power that still changes is not known better than that.
+    """
 
     value: float
     error: float
@@ -133,15 +139,12 @@ class CoordinateCheck:
         return coordinate_picture(self)
 
     def _fit(self, values: Tensor) -> dict[str, Slope]:
-        x = torch.tensor(self.widths, dtype=torch.float64).log()
-        x = x - x.mean()
         y = values.clamp_min(torch.finfo(torch.float64).tiny).log()
-        each = (x[:, None, None] * y).sum(0) / x.square().sum()
-        count = each.shape[0]
-        return {
-            name: Slope(float(each[:, i].mean()), float(each[:, i].std()) / math.sqrt(count))
-            for i, name in enumerate(self.layers)
-        }
+        each = _slopes(self.widths, y)
+        upper = max(2, (len(self.widths) + 1) // 2)
+        drift = (_slopes(self.widths[-upper:], y[-upper:]) - each).mean(0)
+        error = (each.var(0) / each.shape[0] + drift.square()).sqrt()
+        return {n: Slope(float(each[:, i].mean()), float(error[i])) for i, n in enumerate(self.layers)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._screen()
@@ -172,6 +175,13 @@ class CoordinateCheck:
         return out.getvalue().rstrip("\n")
 
 
+def _slopes(widths: Sequence[int], logs: Tensor) -> Tensor:
+    """Least-squares slope of each seed and layer against the log-width."""
+    x = torch.tensor(widths, dtype=torch.float64).log()
+    x = x - x.mean()
+    return (x[:, None, None] * logs).sum(0) / x.square().sum()
+
+
 def coordinate_check(
     build: Callable[[int], nn.Module],
     widths: Sequence[int],
@@ -188,6 +198,8 @@ def coordinate_check(
     seed: int = 0,
 ) -> CoordinateCheck:
     """Train networks of several widths for a few steps, and measure how far each layer's values move.
+
+    Where a parametrization has folded a multiplier into a layer's weights (queries), its values are those without it.
 
     Args:
         build: makes a network of a width, drawing its weights from torch's own random numbers.
@@ -229,10 +241,11 @@ def coordinate_check(
     base = _built(build, base_width or widths[0], seed) if parametrization is not None else None
     for width in widths:
         row = []
-        recipe = None
+        recipe, folded = None, {}
         if parametrization is not None and base is not None:
             model = _built(build, width, seed)
             recipe = scaled_recipe(model, base, parametrization, optimizer, args=args, kwargs=kwargs)
+            folded = recipe.summary["parametrization"]["folded"]
         for draw in range(seeds):
             model = _built(build, width, seed + draw)
             groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
@@ -248,7 +261,8 @@ def coordinate_check(
                     "expected the same: let the width alone change."
                 )
             layers = names
-            row.append((sizes, changes))
+            factor = torch.tensor([folded.get(f"{n}.weight", 1.0) for n in names], dtype=torch.float64)
+            row.append((sizes / factor, changes / factor))
         rows.append(row)
     stacked = [torch.stack([torch.stack([pair[i] for pair in row]) for row in rows]) for i in (0, 1)]
     name = f"{parametrization or 'as built'}, {optimizer} at {lr:g}"

@@ -30,6 +30,7 @@ class Factors:
         std: factor on the size of its entries.
         rate: factor on its learning rate.
         decay: factor on its weight decay.
+        folded: of ``std``, what is a multiplier of the network and not a size that the weight should have.
         part: what sets it apart from others of its role, in words.
         why: reasons of the factor on its size.
     """
@@ -38,6 +39,7 @@ class Factors:
     std: float = 1.0
     rate: float = 1.0
     decay: float = 1.0
+    folded: float = 1.0
     part: str = ""
     why: list[str] = field(default_factory=list)
 
@@ -45,6 +47,7 @@ class Factors:
         """Take a multiplier into the weight; its rate and decay follow by the abc symmetry."""
         shift = Shift.of(1.0, optimizer)
         self.std *= factor
+        self.folded *= factor
         self.rate *= factor**shift.rate
         self.decay *= factor**shift.decay
         self.part = part

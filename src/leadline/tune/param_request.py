@@ -21,7 +21,7 @@ class Request:
     """A parametrization that is asked for.
 
     Attributes:
-        name: of it; None for muP, with depth where both networks have residual branches.
+        name: of it; None for muP, with depth where the numbers of residual branches differ.
         base: a narrower network, or a width that counts as the base.
         base_lr: rate that was found for the base, or the base's recipe with its rates, or None.
         optimizer: name.

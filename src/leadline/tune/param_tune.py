@@ -73,7 +73,7 @@ class Scaling:
         groups = scaled_groups(self.plan, self.chosen.optimizer, self.rates)
         said = {
             "name": self.chosen.name, "optimizer": self.chosen.optimizer, "base": self.size,
-            "parameters_redrawn": len(laws),
+            "folded": {n: f.folded for n, f in self.plan.factors.items() if f.folded != 1},
         }  # fmt: skip
         changed = recipe.replace(
             laws={**recipe.laws, **laws},
@@ -200,8 +200,8 @@ def plan_scaling(request: Request, program: Program | None, places: Places | Non
     small = base if isinstance(base, int) else _traced(base, program.args, program.kwargs)
     size = f"a width of {base}" if isinstance(base, int) else "the base network"
     if name is None:
-        residual = not isinstance(small, int) and min(len(places.branches), len(small[1].branches)) > 1
-        name = "depth_mup" if residual else "mup"
+        deeper = not isinstance(small, int) and len(places.branches) != len(small[1].branches)
+        name = "depth_mup" if deeper else "mup"
     layers = sum(s.op in ("linear", "conv", "conv_transpose") and s.name in places.spine for s in places.weighted)
     chosen = parametrization(name, request.optimizer, max(layers - 1, 1))
     plan = plan_factors(chosen, program, places, small)

@@ -69,7 +69,7 @@ def tune(
         reshape_activations: put nonlinearities in affine wraps, under which correlations neither collapse nor scatter on
             the graph's worst path; what folds into weights is applied with them, the rest with ``graph=True``.
         parametrization: one of :data:`leadline.tune.PARAMETRIZATIONS`: sizes and rates go with width (and depth) as it
-            says. With a base alone it is muP, with depth where there are residual branches.
+            says. With a base alone it is muP, with depth where the numbers of residual branches differ.
         base: a narrower network of the same code, tuned and healthy: weights are drawn as large, and rates are as high, as
             the parametrization makes of the base's. Or a width that counts as the base; by default 128.
         base_lr: learning rate that was found for the base, or the base's recipe with its rates; without one the groups have
@@ -136,8 +136,8 @@ def tune(
     found = _weights(recipe, inner, first, places, checked, most, reshaping, progress)
     if reshaping is None:
         return found
-    found = reshaping.graph(found, inner, most, checked, _facts)
-    return found.replace(decisions=(*reshaping.changes(), *found.decisions, *reshaping.advice()))
+    found = reshaping.graph(found, inner, first, most, checked, _facts)
+    return found.replace(decisions=(*reshaping.changes(found), *found.decisions, *reshaping.advice()))
 
 
 def _weights(
