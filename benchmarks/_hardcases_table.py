@@ -134,7 +134,7 @@ def page(rows: Sequence[Row], rates: Sequence[float], seeds: int) -> str:
     Returns:
         Markdown.
     """
-    parts = [_head(rates, seeds), _summary(rows, seeds)]
+    parts = [_head(rows, rates, seeds), _summary(rows, seeds)]
     for column in COLUMNS:
         title = "Weights only" if column == OURS else "Activations reshaped"
         parts.append(f"## {title}\n\n{_table(rows, column)}")
@@ -142,7 +142,7 @@ def page(rows: Sequence[Row], rates: Sequence[float], seeds: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(rates: Sequence[float], seeds: int) -> str:
+def _head(rows: Sequence[Row], rates: Sequence[float], seeds: int) -> str:
     return f"""# Hard cases
 
 Networks that torch's own initial weights do not train, under the weights and the rate of Leadline and under other
@@ -150,11 +150,19 @@ initializations. The page is the output of `python benchmarks/hardcases.py -o re
 
 Each network learns scikit-learn's digits ({1797 - HELD_OUT} of them; {HELD_OUT} are held out) with Adam, {STEPS} steps, {seeds} seeds.
 Contenders are trained at each of the rates {", ".join(f"{r:g}" for r in rates)} and stand here at the one with the lowest mean
-log-loss. Leadline takes the rate of `leadline.tune.learning_rate` on the first batch, a rate a seed, no sweep. A network *trains*
+log-loss. Leadline takes the rate of `leadline.tune.learning_rate(..., batch_size=...)`, one a seed, from short trial runs on the same
+training samples (in passes of a batch: {_passes(rows)}; a sweep of seven rates takes {7 * STEPS}). A network *trains*
 if its mean training loss at the end is below {TRAINS:g} (chance {math.log(CLASSES):.3f}). It *reaches* the best contender if its
 log-loss, paired by seed, is within 10 % or two standard errors of that one's, and its accuracy on held-out digits is not lower by
 more than two standard errors. Networks, widths and batches are in `benchmarks/_hardcases_cases.py`.
 """
+
+
+def _passes(rows: Sequence[Row]) -> str:
+    spent = [
+        run["passes"] for row in rows for c in row.ours.values() if c is not None for run in c.runs if "passes" in run
+    ]
+    return f"{min(spent)} to {max(spent)}" if spent else "-"
 
 
 def _summary(rows: Sequence[Row], seeds: int) -> str:

@@ -54,12 +54,20 @@ def tuned(case: HardCase, seed: int, data: Data, reshape: bool) -> tuple[nn.Modu
     return model, {"plan": plan, "ok": recipe.ok, "tune_seconds": round(time.perf_counter() - start, 1)}
 
 
-def recommended(case: HardCase, model: nn.Module, seed: int, data: Data) -> float:
-    """The rate that Leadline recommends for Adam, from the first batch."""
-    index = batches(case, seed, len(data[1]))[0]
-    return learning_rate(
-        model, data[0][index], "cross_entropy", data[1][index], optimizer="adam", warmup=False, noise=False, seed=seed
-    ).rate
+def recommended(case: HardCase, model: nn.Module, seed: int, data: Data) -> tuple[float, int]:
+    """The rate that Leadline recommends for Adam, and the passes of a batch that its trial runs took."""
+    found = learning_rate(
+        model,
+        data[0],
+        "cross_entropy",
+        data[1],
+        optimizer="adam",
+        batch_size=case.batch,
+        warmup=False,
+        noise=False,
+        seed=seed,
+    )
+    return found.rate, found.passes
 
 
 def drawn(case: HardCase, method: str, seed: int, data: Data) -> nn.Module:
@@ -88,7 +96,11 @@ def run(
             models[seed], notes[seed] = tuned(case, seed, data, method == RESHAPED)
         else:
             models[seed], notes[seed] = drawn(case, method, seed, data), {}
-    rates = [r if r is not None else recommended(case, models[s], s, data) for s, r in todo]
+    rates: list[float] = []
+    for seed, rate in todo:
+        if rate is None:
+            rate, notes[seed]["passes"] = recommended(case, models[seed], seed, data)
+        rates.append(rate)
     copies = [Copy(models[s], batches(case, s, len(data[1])), r) for (s, _), r in zip(todo, rates, strict=True)]
     found = train(copies, data, device=device, tell=bar)
     seconds = round((time.perf_counter() - start) / len(todo), 2)

@@ -1,4 +1,4 @@
-"""What an activation asks of the layers around it: its critical point, or what comes nearest."""
+"""What an activation asks of the layers around it: a kernel that depth keeps, its critical point, or what comes nearest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 from leadline.activations import Activation
 from leadline.theory.criticality import UniversalityClass, critical_point
 
-__all__ = ["Tuning", "Tunings"]
+__all__ = ["Tuning", "Tunings", "held_kernel"]
 
 _KERNELS = (0.1, 30.0)
 _POINTS = 241
+_SLOPE = math.log(
+    1.5
+)  # what the maps of a whole chain may do to a difference: zeta of Martens et al. (2021), section 8.2
+_SMALLEST = 1e-6
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,15 @@ class Tuning:
 
 
 class Tunings:
-    """Tunings by activation; each is solved once."""
+    """Tunings by activation; each is solved once.
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, bool], Tuning | None] = {}
+    Args:
+        depth: layers of a plain chain that repeat the activation; 0 where there is no such chain.
+    """
+
+    def __init__(self, depth: int = 0) -> None:
+        self.depth = depth
+        self._found: dict[tuple[str, bool, int], Tuning | None] = {}
 
     def of(self, act: Activation, bias: bool) -> Tuning | None:
         """Tuning of the layer after an activation.
@@ -50,10 +60,54 @@ class Tunings:
         Returns:
             The tuning; None where the activation has no useful one.
         """
-        key = (act.name, bias)
+        key = (act.name, bias, self.depth)
         if key not in self._found:
-            self._found[key] = _tuning(act, bias)
+            held = held_kernel(act, self.depth) if self.depth else None
+            self._found[key] = held or _tuning(act, bias)
         return self._found[key]
+
+
+@torch.no_grad()
+def held_kernel(act: Activation, depth: int) -> Tuning | None:
+    r"""The largest kernel at which a chain of a smooth activation keeps kernels and differences through all its layers.
+
+    .. math:: C_W = \frac{K}{g(K)},\quad C_b = 0, \qquad \chi_\perp^L \le \zeta, \quad \chi_\parallel^L \le \zeta,
+              \quad \zeta = 1.5
+
+    K is a fixed point of the kernel map. Differences in direction grow by at most zeta over the chain, as Deep Kernel
+    Shaping has it, and so do differences in size (where chi_parallel < 1 they fade, which does no harm). Where
+    :math:`\sigma(z) = \sigma'(0) z + \dots` there is always such a K: it falls as 1/L, and the network is close to
+    linear there. A critical point keeps infinitesimal differences through any depth, but finite ones fall as 1/l
+    (GELU, SiLU), or the kernel does (tanh, sin).
+
+    Args:
+        act: the activation.
+        depth: L.
+
+    Returns:
+        The tuning; None where the activation is not zero at zero, or has a kink or no slope there.
+
+    Source: Martens et al. (2021), Rapid training of deep neural networks without skip connections or normalization
+    layers using Deep Kernel Shaping, sections 5 and 8, without its change of the activation.
+    """
+    left, right = act.taylor(1)
+    if abs(float(right[0])) > _TINY or abs(float(right[1] - left[1])) > _TINY or abs(float(right[1])) <= _TINY:
+        return None
+    K = torch.logspace(math.log10(_SMALLEST), math.log10(_KERNELS[1]), 2 * _POINTS, dtype=torch.float64)
+    C_W = K / act.second_moment(K)
+    across, along = C_W * act.derivative_moment(K), C_W * act.second_moment_slope(K)
+    budget = _SLOPE / depth
+    keeps = (across.log().abs() <= budget) & (along.log() <= budget) & torch.isfinite(C_W)
+    # all smaller kernels must do too, else the network is not close to linear but at a crossing
+    last = int((~keeps).to(torch.int8).argmax()) - 1 if not bool(keeps.all()) else len(K) - 1
+    if last < 0 or not bool(keeps[0]):
+        return None
+    k, c = float(K[last]), float(C_W[last])
+    why = (
+        f"a kernel of {k:.4g} comes back from {act.name} under C_W = {c:.5g}, and {depth} layers multiply differences in "
+        f"direction by {float(across[last]) ** depth:.3g} and in size by {float(along[last]) ** depth:.3g}, at most 1.5"
+    )
+    return Tuning(c, 0.0, k, "held", why)
 
 
 def _tuning(act: Activation, bias: bool) -> Tuning | None:

@@ -162,6 +162,8 @@ class _Planner:
         self.factors = branch_factors(places) if len(places.branches) > 1 else {}
         self.plan = Plan("full")
         self.chain = [s for s in places.weighted if self._in_chain(s)]
+        if len(self.chain) >= _DEEP and not places.branches:
+            self.tunings.depth = len(self.chain)
         self.entry: float | None = None
 
     def run(self) -> Plan:
@@ -216,9 +218,7 @@ class _Planner:
             )
         source, following = self.places.feeding(step), self.places.following(step)
         if not following or step.name == self.places.output:
-            C_W = min(1.0, 1.0 / gain)
-            size = f"outputs of variance {C_W * gain:.3g}, at most 1"
-            return C_W, 0.0, f"the output layer keeps its input's size or less: {size}", _CRITICALITY, "weights"
+            return 1.0 / gain, 0.0, "the output layer brings outputs to a variance of one", _CRITICALITY, "weights"
         after = self._follower(following, bias)
         if source is not None and source.op == "pointwise" and not self._normed(source):
             found = self.tunings.of(self.moments.activation(source), bias)

@@ -18,6 +18,7 @@ from leadline.tune.rate_predict import predict_edge, stability, trial_steps
 from leadline.tune.rate_result import LearningRate
 from leadline.tune.rate_rules import UpdateRule
 from leadline.tune.rate_run import Factory, Optimizer
+from leadline.tune.rate_stream import Stream
 
 __all__ = ["learning_rate"]
 
@@ -32,6 +33,7 @@ def learning_rate(
     targets: Tensor | None = None,
     *,
     optimizer: str | UpdateRule | Factory = "adamw",
+    batch_size: int | None = None,
     trial: bool = True,
     warmup: bool = True,
     noise: bool = True,
@@ -56,12 +58,14 @@ def learning_rate(
         targets: of the batch.
         optimizer: "sgd", "momentum", "nesterov", "adam", "adamw", a rule with settings of your own, or a function of
             (weights, rate) that returns any torch optimizer.
+        batch_size: samples of a training step, where ``batch`` holds several steps' worth: the runs then see other
+            samples at each step, as training does, and the rate is chosen by long runs of them.
         trial: run short trainings on copies of the weights.
         warmup: also find the edge with a warm-up, to say whether one is needed.
         noise: measure the gradient's noise, for other batch sizes.
         per_layer: one rate a layer, for rules without a preconditioner.
         curve: also train for ``steps`` at a range of rates: the measured edge, and what :meth:`LearningRate.plot` draws.
-        steps: full-batch updates of those runs, and of the one that confirms the rate.
+        steps: updates of those runs, and of the one that confirms the rate.
         seed: of start vectors and dropout.
         args: positional call arguments, where ``batch`` is None.
         kwargs: keyword call arguments, where ``batch`` is None.
@@ -84,15 +88,17 @@ def learning_rate(
             "and a function has its own groups): leave per_layer out."
         )
     tell = progress or (lambda what, done, total: None)
-    objective = Objective(model, batch, loss, targets, args=args, kwargs=kwargs, seed=seed)
+    whole = Objective(model, batch, loss, targets, args=args, kwargs=kwargs, seed=seed)
+    objective = whole if batch_size is None else Stream(whole, batch_size, seed=seed)
+    step = objective.at_step(0) if isinstance(objective, Stream) else whole
     total = 2 + noise + (1 + warmup) * trial + curve
     tell("curvature", 0, total)
-    stable = None if rule is None else stability(objective, rule)
-    layers = layer_rates(objective) if per_layer else []
+    stable = None if rule is None else stability(step, rule)
+    layers = layer_rates(step) if per_layer else []
     run: Optimizer = optimizer
     if layers and rule is not None:
         relative = {name: layer.relative for layer in layers for name in layer.parameters}
-        run = grouped(rule, objective, relative)
+        run = grouped(rule, step, relative)
     guess = stable.rate if stable is not None and math.isfinite(stable.rate) else _BLIND_GUESS
     short = trial_steps(optimizer)
     smooth: Edge | None = None
@@ -106,9 +112,9 @@ def learning_rate(
             tell("trial runs with warm-up", 2, total)
             warm = predict_edge(objective, run, guess, hold="smooth", steps=2 * short, warmup=short)
     found_noise = None
-    if noise and objective.targets.dim() and objective.targets.shape[0] >= 2:
+    if noise and whole.targets.dim() and whole.targets.shape[0] >= 2:
         tell("gradient noise", total - 1, total)
-        found_noise = gradient_noise(objective)
+        found_noise = gradient_noise(whole)
     edge = smooth.value if smooth is not None else guess
     measured: Edge | None = None
     runs: list[Run] = []
@@ -126,7 +132,7 @@ def learning_rate(
         warm=warm,
         noise=found_noise,
         layers=layers,
-        batch=objective.targets.shape[0] if objective.targets.dim() else 1,
+        batch=step.targets.shape[0] if step.targets.dim() else 1,
         warmup_gain=_GAIN,
         share=SHARE,
         edge=measured,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from leadline.measure.curvature import Objective
 from leadline.program.errors import UserError
 from leadline.tune.rate_edge import Edge, Run, one_run, rate_curve
 from leadline.tune.rate_run import Optimizer
+from leadline.tune.rate_stream import Stream
 
 __all__ = ["SHARE", "Choice", "choose_rate"]
 
@@ -19,12 +21,16 @@ _LOWEST = 30
 
 @dataclass(frozen=True)
 class Choice:
-    """A rate that was tried: ``rate``, the short ``runs`` it is the best of, the long run that ``confirmed`` it."""
+    """A rate that was tried: ``rate``, the short ``runs`` it is the best of, the long run that ``confirmed`` it.
+
+    ``compared``: other long runs, on a stream of batches.
+    """
 
     rate: float
     runs: list[Run]
     confirmed: Run
     passes: int
+    compared: tuple[Run, ...] = ()
 
 
 def choose_rate(objective: Objective, optimizer: Optimizer, smooth: Edge, *, steps: int = 100) -> Choice:
@@ -34,8 +40,13 @@ def choose_rate(objective: Objective, optimizer: Optimizer, smooth: Edge, *, ste
     grow after a short run has ended. So of the half, the quarter, … of the edge the one with the lowest loss after the
     short run is taken, and halved until the loss also stays below its start in a longer one.
 
+    On a stream of batches the longer run is no formality: there the steps do not end with the batch learned by heart, and
+    the rate that is best over twenty of them may be several times too large for a hundred. So runs at half (or twice) the
+    rate follow, first short then long ones, for as long as each ends lower than the one before. A single batch of a stream
+    may rise above every start and mean nothing, so there a run counts by where it ends alone.
+
     Args:
-        objective: the loss.
+        objective: the loss, on one batch or a stream of them.
         optimizer: a rule or a function.
         smooth: edge of short runs.
         steps: of the long run.
@@ -51,12 +62,46 @@ def choose_rate(objective: Objective, optimizer: Optimizer, smooth: Edge, *, ste
         objective, optimizer, highest / 2 ** (_HALVINGS - 1), highest, points=_HALVINGS, steps=smooth.steps
     )
     held = [run for run in runs if run.held] or runs
-    rate = min(held, key=lambda run: run.loss).rate
-    passes = sum(run.steps for run in runs)
-    for _ in range(_LOWEST):
-        confirmed = one_run(objective, optimizer, rate, steps, hold="smooth", start=smooth.start)
-        passes += confirmed.steps
-        if confirmed.held and math.isfinite(confirmed.loss):
-            return Choice(rate, runs, confirmed, passes)
-        rate /= 2
-    raise UserError("no learning rate keeps this loss below its start: its gradient is zero or it is all noise.")
+    best = min(held, key=lambda run: run.loss)
+    stream = isinstance(objective, Stream)
+    tried: list[Run] = []
+
+    def short_run(rate: float) -> Run:
+        runs.append(one_run(objective, optimizer, rate, smooth.steps, start=smooth.start))
+        return runs[-1]
+
+    def long_run(rate: float) -> Run:
+        tried.append(
+            one_run(objective, optimizer, rate, steps, hold="survive" if stream else "smooth", start=smooth.start)
+        )
+        return tried[-1]
+
+    if stream and best is runs[-1]:
+        best = _climb(best, 2.0, short_run)
+    elif stream and best is runs[0]:
+        best = _climb(best, 0.5, short_run)
+    found = long_run(best.rate)
+    while not _usable(found):
+        if len(tried) == _LOWEST:
+            raise UserError(
+                "no learning rate keeps this loss below its start: its gradient is zero or it is all noise."
+            )
+        found = long_run(found.rate / 2)
+    if stream:
+        first, halved = found, len(tried) > 1
+        found = _climb(first, 0.5, long_run)
+        if found is first and not halved:  # a rate that was halved to hold has failed at twice its size
+            found = _climb(first, 2.0, long_run)
+    passes = sum(run.steps for run in (*runs, *tried))
+    return Choice(found.rate, runs, found, passes, tuple(run for run in tried if run is not found))
+
+
+def _climb(best: Run, factor: float, run_at: Callable[[float], Run]) -> Run:
+    """Multiply the rate by a factor for as long as the run ends lower."""
+    while _usable(run := run_at(best.rate * factor)) and run.loss < best.loss:
+        best = run
+    return best
+
+
+def _usable(run: Run) -> bool:
+    return run.held and math.isfinite(run.loss)

@@ -10,8 +10,9 @@ from typing import Literal
 from leadline.measure.curvature import Objective
 from leadline.program.errors import UserError, plain
 from leadline.tune.rate_run import Optimizer, run_losses
+from leadline.tune.rate_stream import Stream
 
-__all__ = ["Edge", "Run", "descend", "measure_edge", "one_run", "rate_curve"]
+__all__ = ["Edge", "Run", "descend", "measure_edge", "one_run", "rate_curve", "start_loss"]
 
 Hold = Literal["survive", "smooth"]
 _TINY = 1e-12
@@ -20,7 +21,10 @@ _ROUNDING = 1e-5  # of the loss's start: what a standstill may seem to rise by
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its rate, whether it held, its last loss (infinite where it left the numbers), its steps."""
+    """One training run: its rate, whether it held, its last loss (infinite where it left the numbers), its steps.
+
+    On a stream of batches the last loss is that of the last quarter of the steps, see :meth:`Stream.ending`.
+    """
 
     rate: float
     held: bool
@@ -95,7 +99,7 @@ def measure_edge(
             f"got guess={guess}, steps={steps}, span={span}, factor={factor}: give a positive guess, at least one "
             "step, a span from 1 and a factor above 1."
         )
-    start = float(objective.value().detach())
+    start = start_loss(objective)
     if not math.isfinite(start):
         raise UserError(f"the loss is {start} before training, expected a finite one: check inputs and weights.")
     runs: list[Run] = []
@@ -110,6 +114,20 @@ def measure_edge(
         low if is_open else math.sqrt(low * high), low, high, is_open, hold, steps, start,
         sum(r.steps for r in runs) + 1, sorted(runs, key=lambda r: r.rate),
     )  # fmt: skip
+
+
+def start_loss(objective: Objective) -> float:
+    """The loss before training; of a stream, its batches' mean.
+
+    Args:
+        objective: the loss.
+
+    Returns:
+        The loss.
+    """
+    if isinstance(objective, Stream):
+        return sum(objective.starts) / len(objective.starts)
+    return float(objective.value().detach())
 
 
 def descend(
@@ -159,7 +177,7 @@ def rate_curve(
     Returns:
         The runs, by rising rate.
     """
-    start = float(objective.value().detach())
+    start = start_loss(objective)
     rates = [low * (high / low) ** (i / (points - 1)) for i in range(points)]
     return [one_run(objective, optimizer, rate, steps, start=start) for rate in rates]
 
@@ -189,11 +207,14 @@ def one_run(
         The run.
     """
     smooth = hold == "smooth"
-    start = float(objective.value().detach()) if start is None else start
-    limit = start + _ROUNDING * abs(start)
+    start = start_loss(objective) if start is None else start
+    # batches differ from one another before training, so that a rise is one above the highest of them
+    ceiling = max(objective.starts) if isinstance(objective, Stream) else start
+    limit = ceiling + _ROUNDING * abs(ceiling)
     losses = run_losses(
         objective, optimizer, rate, steps, warmup=warmup, stop=(lambda seen: seen[-1] > limit) if smooth else None
     )
-    last = losses[-1] if math.isfinite(losses[-1]) else math.inf
+    last = objective.ending(losses, steps) if isinstance(objective, Stream) else losses[-1]
+    last = last if math.isfinite(last) else math.inf
     done = len(losses) == steps + 1 and last < start
     return Run(rate, done and (max(losses) <= limit or not smooth), last, len(losses) - 1)

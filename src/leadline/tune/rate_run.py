@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leadline.measure.curvature import Objective
 from leadline.tune.rate_rules import UpdateRule
+from leadline.tune.rate_stream import Stream
 
 __all__ = ["Optimizer", "make_optimizer", "run_losses", "train_steps"]
 
@@ -47,7 +48,7 @@ def train_steps(
     warmup: int = 0,
     stop: Callable[[list[float]], bool] | None = None,
 ) -> tuple[list[float], dict[str, Tensor], torch.optim.Optimizer]:
-    """Train a copy of an objective's weights on its one batch.
+    """Train a copy of an objective's weights on its one batch, or on the batches of a stream in turn.
 
     Args:
         objective: the loss.
@@ -65,7 +66,8 @@ def train_steps(
     full = [group["lr"] for group in stepper.param_groups]
     losses: list[float] = []
     for step in range(steps + 1):
-        value = objective.value(leaves)
+        here = objective.at_step(step) if isinstance(objective, Stream) else objective
+        value = here.value(leaves)
         losses.append(float(value.detach()))
         if step == steps or not math.isfinite(losses[-1]) or (stop is not None and stop(losses)):
             break
