@@ -7,7 +7,7 @@ own weights, its own buffers, its own group in torch's Adam.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,6 @@ def train(
     data: tuple[Tensor, Tensor, Tensor, Tensor],
     *,
     device: str = "cpu",
-    tell: Callable[[int], None] = lambda step: None,
 ) -> list[Trained]:
     """Train copies of one architecture with Adam.
 
@@ -58,7 +57,6 @@ def train(
         copies: with batches of one shape (steps, batch).
         data: training x and y, held-out x and y.
         device: to train on.
-        tell: called after each step.
 
     Returns:
         What became of each.
@@ -87,7 +85,7 @@ def train(
 
     every = vmap(forward, in_dims=(0, 0, 0), randomness="error")
     losses: list[Tensor] = []
-    for step, index in enumerate(indices):
+    for index in indices:
         logits = every(weights(), buffers, x[index])
         each = nn.functional.cross_entropy(logits.flatten(0, 1), y[index].flatten(), reduction="none")
         each = each.view(len(copies), -1).mean(1)
@@ -95,7 +93,6 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         each.sum().backward()
         optimizer.step()
-        tell(step)
     template.eval()
     with torch.no_grad():
         final = weights()

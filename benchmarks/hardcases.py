@@ -7,13 +7,12 @@ python benchmarks/hardcases.py -o results.jsonl --table --page docs/hardcases.md
 
 One JSON line a run. Contenders are trained at seven learning rates, Leadline at the rate that it recommends itself. Its weights
 are trained at the seven rates too ("leadline swept"): that is no entry of the comparison, it tells whether a loss comes from the
-weights or from the rate.
+weights or from the rate. Other packages (DKS) run in environments of their own: ``_hardcases_other.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import sys
@@ -28,30 +27,36 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from _hardcases_cases import CASES, HardCase, batches, digits
 from _hardcases_init import CONTENDERS
-from _hardcases_table import COLUMNS, OURS, RESHAPED, SWEPT, page, rows_of
+from _hardcases_other import OTHERS, applies
+from _hardcases_table import COLUMNS, RESHAPED, SWEPT, page, rows_of
 from _hardcases_train import Copy, train
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from leadline.tune import learning_rate, tune
+from leadline.tune import Recipe, learning_rate, tune
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = 3
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def tuned(case: HardCase, seed: int, data: Data, reshape: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """A network under Leadline's recipe, and what the recipe did."""
+def recipe_for(case: HardCase, data: Data, reshape: bool) -> tuple[Recipe, dict[str, Any]]:
+    """Leadline's recipe, from the first seed's network and batch, and what it did; the other seeds apply it too."""
     start = time.perf_counter()
-    index = batches(case, seed, len(data[1]))[0]
-    x, y = data[0][index], data[1][index]
-    torch.manual_seed(seed)
-    model = case.build()
-    more = {"reshape_activations": True} if reshape else {}
-    recipe = tune(model, x, optimizer="adam", loss="cross_entropy", targets=y, seed=seed, **more)  # type: ignore[arg-type]
-    model = recipe.apply(model)
+    index = batches(case, 0, len(data[1]))[0]
+    torch.manual_seed(0)
+    recipe = tune(
+        case.build(), data[0][index], optimizer="adam", loss="cross_entropy", targets=data[1][index],
+        reshape_activations=reshape,
+    )  # fmt: skip
     plan = str(recipe.summary.get("plan", "left alone"))
-    return model, {"plan": plan, "ok": recipe.ok, "tune_seconds": round(time.perf_counter() - start, 1)}
+    return recipe, {"plan": plan, "ok": recipe.ok, "tune_seconds": round(time.perf_counter() - start, 1)}
+
+
+def tuned(case: HardCase, seed: int, recipe: Recipe, reshape: bool) -> nn.Module:
+    """A network of a seed under the recipe, drawn with that seed."""
+    torch.manual_seed(seed)
+    return recipe.replace(seed=seed).apply(case.build(), graph=reshape)
 
 
 def recommended(case: HardCase, model: nn.Module, seed: int, data: Data) -> tuple[float, int]:
@@ -73,7 +78,7 @@ def recommended(case: HardCase, model: nn.Module, seed: int, data: Data) -> tupl
 def drawn(case: HardCase, method: str, seed: int, data: Data) -> nn.Module:
     """A network under a contender's initial weights."""
     torch.manual_seed(seed)
-    return CONTENDERS[method](case.build(), case, data[0][batches(case, seed, len(data[1]))[0]])
+    return {**CONTENDERS, **OTHERS}[method](case.build(), case, data[0][batches(case, seed, len(data[1]))[0]])
 
 
 def wanted(case: HardCase, method: str, seeds: int, known: set[tuple[Any, ...]]) -> list[tuple[int, float | None]]:
@@ -82,27 +87,27 @@ def wanted(case: HardCase, method: str, seeds: int, known: set[tuple[Any, ...]])
     return [(s, r) for s in range(seeds) for r in rates if (case.id, method, s, r) not in known]
 
 
-def run(
-    case: HardCase, method: str, todo: list[tuple[int, float | None]], device: str, bar: Any
-) -> list[dict[str, Any]]:
+def run(case: HardCase, method: str, todo: list[tuple[int, float | None]], device: str) -> list[dict[str, Any]]:
     """Train what is wanted of one method on one case, all at once."""
     start = time.perf_counter()
     data = digits(case)
     own = method in (*COLUMNS, SWEPT)
     models: dict[int, nn.Module] = {}
     notes: dict[int, dict[str, Any]] = {}
+    reshape = method == RESHAPED
+    recipe, note = recipe_for(case, data, reshape) if own else (None, {})
     for seed in sorted({s for s, _ in todo}):
-        if own:
-            models[seed], notes[seed] = tuned(case, seed, data, method == RESHAPED)
-        else:
-            models[seed], notes[seed] = drawn(case, method, seed, data), {}
+        models[seed] = drawn(case, method, seed, data) if recipe is None else tuned(case, seed, recipe, reshape)
+        notes[seed] = dict(note)
     rates: list[float] = []
     for seed, rate in todo:
         if rate is None:
             rate, notes[seed]["passes"] = recommended(case, models[seed], seed, data)
         rates.append(rate)
     copies = [Copy(models[s], batches(case, s, len(data[1])), r) for (s, _), r in zip(todo, rates, strict=True)]
-    found = train(copies, data, device=device, tell=bar)
+    # the wraps of reshaped nonlinearities belong to the module, so each is trained for itself
+    parts = [[c] for c in copies] if reshape else [copies]
+    found = [result for part in parts for result in train(part, data, device=device)]
     seconds = round((time.perf_counter() - start) / len(todo), 2)
     return [
         {"case": case.id, "method": method, "seed": s, "rate": r, "seconds": seconds, **_short(asdict(t)), **notes[s]}
@@ -133,9 +138,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # vanishing gradients are slow otherwise
-    methods = [OURS, *CONTENDERS, SWEPT]
-    if "reshape_activations" in inspect.signature(tune).parameters:
-        methods.insert(1, RESHAPED)
+    methods = [*COLUMNS, *CONTENDERS, *OTHERS, SWEPT]
     if any(m not in methods for m in options.method):
         parser.error(f"there is no method {options.method}, expected some of {', '.join(methods)}")
     cases = [c for c in CASES if not options.only or any(part in c.id for part in options.only)]
@@ -146,7 +149,7 @@ def main() -> int:
         (case, method, todo)
         for case in cases
         for method in options.method or methods
-        if (todo := wanted(case, method, options.seeds, known)) and not options.table
+        if (todo := wanted(case, method, options.seeds, known)) and not options.table and applies(case, method)
     ]
     columns = (
         TextColumn("{task.description}"),
@@ -159,7 +162,7 @@ def main() -> int:
         task = progress.add_task("", total=sum(len(todo) for *_, todo in jobs))
         for case, method, todo in jobs:
             progress.update(task, description=f"{case.id}, {method}")
-            found = run(case, method, todo, options.device, lambda step: None)
+            found = run(case, method, todo, options.device)
             results += found
             with options.output.open("a") as file:
                 file.writelines(json.dumps(r) + "\n" for r in found)
