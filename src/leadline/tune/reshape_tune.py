@@ -13,6 +13,7 @@ from leadline.measure import measure
 from leadline.program import Program, tied_parameters
 from leadline.theory import Prediction, predict
 from leadline.tune.graph_places import Place
+from leadline.tune.init_choose import verdict_counts
 from leadline.tune.init_correct import correct, layer_rows
 from leadline.tune.init_design import Plan
 from leadline.tune.init_places import Places, find_places
@@ -73,15 +74,18 @@ class Reshaping:
             for name, why in untouched.items()
         )  # fmt: skip
 
-    def changes(self) -> tuple[Decision, ...]:
-        """One decision a nonlinearity: its constants, and whether they fold."""
+    def changes(self, recipe: Recipe) -> tuple[Decision, ...]:
+        """One decision a nonlinearity that the recipe reshapes: its constants, and whether they fold."""
         folded, found = self.folded.design, []
+        reshaped = {r.place for r in recipe.reshapes}
         for name, wrap in self.shaped.wraps.items():
+            if self.survey.located[name] not in reshaped:
+                continue
             act = self.survey.activations[name].name
-            if name in folded.wraps:
+            if name in folded.wraps and recipe.scales:
                 how = f"without graph=True {formula(act, folded.wraps[name])} is folded into the layers beside it"
             else:
-                how = f"needs graph=True: {folded.kept.get(name, 'nothing folds')}"
+                how = f"needs graph=True: {folded.kept.get(name, 'folded, it left more errors')}"
             why, source = (self._why_leaky(), _TAT) if wrap.skip else (self._why_smooth(), _DKS)
             place = str(self.survey.located[name])
             found.append(Decision("activation", place, act, formula(act, wrap), f"{why}; {how}", source))
@@ -101,7 +105,7 @@ class Reshaping:
         )
 
     def graph(
-        self, recipe: Recipe, model: nn.Module, draws: int, checked: Callable[[nn.Module], Report],
+        self, recipe: Recipe, model: nn.Module, first: Report, draws: int, checked: Callable[[nn.Module], Report],
         facts: Callable[[Report], dict[str, Any]],
     ) -> Recipe:  # fmt: skip
         """Add what ``graph=True`` applies to a recipe, measured, corrected once and checked again.
@@ -109,12 +113,13 @@ class Reshaping:
         Args:
             recipe: of the weights.
             model: the network as it is.
+            first: its report.
             draws: networks behind the measurement.
             checked: makes a report of a network.
             facts: a report in plain numbers.
 
         Returns:
-            The recipe.
+            The recipe; without wraps where they would leave more errors than there were.
         """
         if not self.shaped.wraps:
             return recipe
@@ -123,6 +128,10 @@ class Reshaping:
         reshapes = self._reshapes()
         made = recipe.replace(reshapes=reshapes, graph_laws={names[n]: law for n, law in plan.laws.items()})
         second = checked(made.apply(model, graph=True, redraw=list(made.graph_laws)))
+        if verdict_counts(second.verdicts) > verdict_counts(first.verdicts):
+            errors = verdict_counts(second.verdicts)[0]
+            why = f"reshaping the graph was tried and left {errors} errors, so graph=True reshapes nothing"
+            return recipe.replace(decisions=(*recipe.decisions, Decision("advice", "", "", "", why)))
         summary: dict[str, Any] = {"after": facts(second)}
         if second.program is not None and second.prediction is not None:
             twin_places = find_places(second.program)
