@@ -18,6 +18,7 @@ _LARGEST_SHIFT = 4.0
 _TOLERANCE = 1e-4
 _WIDEST = 4.0
 _ROUNDING = 1e-9
+_STARTS = 6  # an oscillating function has solutions without end
 
 
 def solve_smooth(act: Activation, slope: float) -> Wrap | None:
@@ -169,7 +170,7 @@ def _curve(act: Activation, slope: float) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 def _crossings(shifts: Tensor, scales: Tensor, values: Tensor) -> list[tuple[float, float]]:
-    """(a, b) where a quantity on the curve changes sign."""
+    """(a, b) where a quantity on the curve changes sign, those of the smallest shifts."""
     sign = torch.sign(values)
     found = []
     for i in range(len(shifts)):
@@ -180,7 +181,7 @@ def _crossings(shifts: Tensor, scales: Tensor, values: Tensor) -> list[tuple[flo
             found.append(
                 (float(torch.lerp(scales[i - 1], scales[i], share)), float(torch.lerp(shifts[i - 1], shifts[i], share)))
             )
-    return found
+    return sorted(found, key=lambda start: abs(start[1]))[:_STARTS]
 
 
 def _maps(act: Activation, wrap: Wrap) -> LocalMap:

@@ -84,7 +84,7 @@ def survey(program: Program, places: Places) -> Survey:
             kept[name] = why
         else:
             eligible.append(name)
-    located = find_places_of(program, (places.steps[n] for n in acts))
+    located = find_places_of(program, (s for s in program.steps if s.op == "pointwise" and s.fn is not None))
     return Survey(
         places, kernels, acts, tuple(eligible), located, kept, worst, slopes, maps,
         (worst.slope(slopes), worst.at_zero(maps)),
