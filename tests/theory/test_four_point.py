@@ -207,15 +207,12 @@ def compare(name: str, m: int, n: int, networks: int) -> None:
     G1, G1_error = extrapolated(shifts[0][0], shifts[1][0], (shifts[0][1], shifts[1][1]))
     G1_error = G1_error + 1e-9  # ReLU's one-input correction is 0 draw by draw
     V_error = (V_error**2 + flow.V_error[-1] ** 2).sqrt()
-    # what the extrapolation leaves is of relative order 1/n^2
-    rest = (moments[1].vertex - moments[0].vertex).abs() / n
-    drift = (shifts[1][0] - shifts[0][0]).abs() / n * 4
 
     def worst_V(predicted: Tensor) -> float:
-        return float((((V - predicted).abs() - rest).clamp_min(0) / V_error).max())
+        return float(((V - predicted).abs() / V_error).max())
 
     def worst_G1(predicted: Tensor) -> float:
-        return float((((G1 - predicted).abs() - drift).clamp_min(0) / G1_error).max())
+        return float(((G1 - predicted).abs() / G1_error).max())
 
     assert worst_V(flow.V[-1]) < 4
     assert worst_G1(entries(flow.G1[-1])) < 4
@@ -233,7 +230,7 @@ def test_kurtosis_of_the_output_is_the_spread_predicted():
     flow = single_input_flow(layers, float(x.square().mean()))
     kurtosis = found.layers[-1].kernel
     miss = abs(float(kurtosis.excess_kurtosis[0]) - float(flow.excess_kurtosis[-1]))
-    assert miss < 4 * float(kurtosis.excess_kurtosis_error[0]) + float(flow.excess_kurtosis[-1]) * 5 / 400
+    assert miss < 4 * float(kurtosis.excess_kurtosis_error[0])
     shallow = float(flow.excess_kurtosis[-2])  # negative control: a layer less
     assert abs(float(kurtosis.excess_kurtosis[0]) - shallow) > 10 * float(kurtosis.excess_kurtosis_error[0])
 
@@ -255,8 +252,7 @@ def test_connected_correlators_are_those_of_drawn_neurons():
         product = torch.stack([z[:, i, a] for i, a in zip(neurons, inputs)]).prod(0)
         error = float(product.std()) / len(z) ** 0.5
         args = (flow.K[-1], flow.G1[-1], flow.vertex[-1], 60, neurons, inputs)
-        second_order = 0.3 * float(connected_four_point(flow.vertex[-1], 60, neurons, inputs).abs()) / 3
-        assert abs(float(product.mean()) - float(four_point(*args))) < 4 * error + second_order, neurons
+        assert abs(float(product.mean()) - float(four_point(*args))) < 4 * error, neurons
     # negative control: neurons 0 and 1 are uncorrelated in Gaussian theory, their squares are not
     square = z[:, 0, 0] ** 2 * z[:, 1, 0] ** 2
     gaussian = float(flow.K[-1, 0, 0] + flow.G1[-1, 0, 0] / 60) ** 2

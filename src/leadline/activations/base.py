@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -63,6 +64,10 @@ class Activation:
         precision: float = 1e-16,
         spelling: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if not all(math.isfinite(k) for k in (*kinks, *jumps)):
+            raise ValueError(
+                f"got kinks={list(kinks)[:6]} of {name}: give finite numbers, or None to have them looked for."
+            )
         self.name = name
         self._fn = fn
         self.kinks: tuple[float, ...] = tuple(sorted({float(k) for k in (*kinks, *jumps)}))
@@ -296,8 +301,9 @@ class Activation:
         Raises:
             ValueError: K is not square or not a covariance, or sigma jumps and derivatives are asked for.
         """
-        if K.ndim < 2 or K.shape[-1] != K.shape[-2]:
-            raise ValueError(f"K must be square in its last two axes, got shape {tuple(K.shape)}; pass (..., m, m)")
+        if not isinstance(K, Tensor) or K.ndim < 2 or K.shape[-1] != K.shape[-2]:
+            got = f"shape {tuple(K.shape)}" if isinstance(K, Tensor) else repr(K)
+            raise ValueError(f"K must be square in its last two axes, got {got}; pass (..., m, m)")
         if derivative:
             moments.refuse_jumps(self.name, self.jumps, "<sigma'_a sigma'_b>")
         diagonal = K.diagonal(dim1=-2, dim2=-1)

@@ -17,9 +17,10 @@ from leadline.gaussian import (
     exponential_expectation,
     half_space_expectation,
     joint_expectation,
-    orthant_probability,
 )
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.joint import as_covariances, equal_variables, holder_scale
+from leadline.gaussian.orthant_many import orthant
 
 __all__ = ["four_point", "joint_moment"]
 
@@ -28,6 +29,7 @@ _NODES = (2, 4)  # of each interval of a mixture of steps: the coarser ones for 
 _EXACT = 1e-10  # what quadrature of one or two variables reaches
 
 
+@checked(negative=("rtol",), nan=("covariance",))
 @torch.no_grad()
 def joint_moment(
     activations: Sequence[Activation], covariance: Tensor, *, rtol: float = 1e-4, seed: int = 0
@@ -82,6 +84,7 @@ def joint_moment(
     return Expectation(value.reshape(shape), error.reshape(shape)).to(dtype)
 
 
+@checked(negative=("rtol",), nan=("covariance",))
 @torch.no_grad()
 def four_point(act: Activation, covariance: Tensor, *, rtol: float = 1e-4, seed: int = 0) -> Expectation:
     r"""<sigma_a sigma_b sigma_c sigma_d> for every quadruple of inputs.
@@ -119,7 +122,7 @@ def _mixture(steps: Sequence[tuple[list[float], list[float]]], K: Tensor) -> Exp
     """Product of mixtures of steps, (weights, limits) of each variable."""
     weights = torch.tensor(list(itertools.product(*(w for w, _ in steps))), dtype=K.dtype, device=K.device).prod(-1)
     limits = torch.tensor(list(itertools.product(*(k for _, k in steps))), dtype=K.dtype, device=K.device)
-    out = orthant_probability(K[:, None].expand(-1, len(limits), -1, -1), limits)
+    out = orthant(K[:, None].expand(-1, len(limits), -1, -1), limits)
     return Expectation(out.value @ weights, out.error @ weights.abs())
 
 

@@ -48,6 +48,8 @@ def mixed_moment(
     >>> round(out.value.item() * 2 * torch.pi, 10)
     1.0
     """
+    if len(orders) != 2 or not all(isinstance(n, int) for n in orders):
+        raise ValueError(f"got orders={orders!r}: give two whole numbers.")
     i, j = orders
     if min(i, j) < 0 or i + j > _MOST:
         raise ValueError(f"orders must be two numbers >= 0 with a sum of at most {_MOST}, got {orders}")

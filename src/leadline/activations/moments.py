@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,7 +46,18 @@ def autodiff(fn: Pointwise, z: Tensor) -> Tensor:
 
 
 def common_dtype(*tensors: Tensor | float) -> list[Tensor]:
-    """Arguments as floating tensors of one dtype; Python numbers adapt to the tensors, or become float64."""
+    """Arguments as floating tensors of one dtype; Python numbers adapt to the tensors, or become float64.
+
+    Args:
+        tensors: variances and covariances.
+    Returns:
+        The tensors.
+    Raises:
+        ValueError: one is neither a number nor a tensor.
+    """
+    for t in tensors:
+        if not isinstance(t, Tensor | Real):
+            raise ValueError(f"got {t!r} where a variance is expected: give a number or a tensor.")
     given = [t for t in tensors if isinstance(t, Tensor)]
     dtype = torch.float64 if not given else given[0].dtype
     for t in given[1:]:
@@ -217,8 +229,20 @@ def _nest(f: Pointwise, times: int) -> Pointwise:
 
 
 def flat_fraction(df: Pointwise, K: Tensor | float, tol: float) -> Tensor:
-    """Gaussian measure of {|df| < tol max |df|}, crossings found on 4001 points and refined linearly."""
+    """Gaussian measure of {|df| < tol max |df|}, crossings found on 4001 points and refined linearly.
+
+    Args:
+        df: slope.
+        K: variances.
+        tol: fraction of the largest slope.
+    Returns:
+        Probabilities, shape of K.
+    Raises:
+        ValueError: tol is no fraction.
+    """
     (given,) = common_dtype(K)
+    if not isinstance(tol, Real) or not 0 <= tol <= 1:
+        raise ValueError(f"got tol={tol!r}: give a fraction of the largest slope, from 0 to 1.")
     values, inverse = distinct(given.detach().to(torch.float64))
     # An even number of points keeps z = 0, the commonest kink, off the grid.
     x = torch.linspace(-8.0, 8.0, 4002, dtype=torch.float64, device=values.device)

@@ -12,10 +12,12 @@ from leadline.activations.base import Activation
 from leadline.activations.differences import autodiff_agrees, central_differences, opaque
 from leadline.activations.recognise import find_kinks, in_float64, match
 from leadline.activations.registry import REGISTRY
+from leadline.gaussian.arguments import checked
 
 __all__ = ["activation"]
 
 
+@checked()
 def activation(obj: Any, *, kinks: Sequence[float] | None = None, name: str | None = None) -> Activation:
     """The Activation of a module, a torch function, a name, or any pointwise callable.
 

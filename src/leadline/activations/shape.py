@@ -11,6 +11,7 @@ from torch import Tensor
 from leadline.activations.base import Activation
 from leadline.activations.piecewise_linear import PiecewiseLinear
 from leadline.activations.resolve import activation
+from leadline.gaussian.arguments import checked
 
 __all__ = ["Shaped", "shape", "shape_relu"]
 
@@ -68,6 +69,7 @@ class Shaped(Activation):
         return float(right[2]), float(right[3])
 
 
+@checked()
 def shape(obj: Any, width: int, *, a: float = 1.0, center: float = 0.0) -> Shaped:
     r"""Shape a smooth activation for a network whose depth grows with its width.
 
@@ -94,6 +96,7 @@ def shape(obj: Any, width: int, *, a: float = 1.0, center: float = 0.0) -> Shape
     return Shaped(activation(obj), width, a, center)
 
 
+@checked()
 def shape_relu(width: int, *, c_plus: float = 0.0, c_minus: float = -1.0) -> PiecewiseLinear:
     r"""Two slopes within one over the root of the width of 1: the shaped ReLU.
 

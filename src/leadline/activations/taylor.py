@@ -10,6 +10,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from leadline.activations.moments import autodiff
+from leadline.gaussian.arguments import checked
 
 __all__ = ["one_sided_derivatives"]
 
@@ -22,6 +23,7 @@ _REACHES = (0.0625, 0.125, 0.25, 0.5, 1.0)
 _DEGREES = (10, 14)
 
 
+@checked()
 def one_sided_derivatives(fn: Pointwise, order: int, precision: float = 1e-16) -> tuple[Tensor, Tensor]:
     r"""Derivatives :math:`\sigma^{(p)}(0^\pm)` for p = 0..order.
 

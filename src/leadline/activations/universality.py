@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations.base import Activation
+from leadline.gaussian.arguments import checked
 
 __all__ = ["OriginNumbers", "curvature_roots", "origin_numbers"]
 
@@ -84,6 +85,7 @@ def origin_numbers(act: Activation) -> OriginNumbers:
     )
 
 
+@checked()
 @torch.no_grad()
 def curvature_roots(act: Activation, low: float = 1e-4, high: float = 1e4) -> list[tuple[float, float]]:
     """Brackets of the variances at which <sigma sigma''> changes sign: where chi_parallel equals chi_perp.
@@ -98,12 +100,14 @@ def curvature_roots(act: Activation, low: float = 1e-4, high: float = 1e4) -> li
     Returns:
         Pairs (K below, K above), ascending; empty where the sign never changes.
     Raises:
-        ValueError: the activation jumps, so that the moment is infinite.
+        ValueError: the activation jumps, so that the moment is infinite, or not 0 < low < high.
 
     >>> from leadline.activations import activation
     >>> [(round(a, 1), round(b, 1)) for a, b in curvature_roots(activation("gelu"))]
     [(3.2, 4.2)]
     """
+    if not 0 < low < high:
+        raise ValueError(f"got variances from {low:g} to {high:g}: give 0 < low < high.")
     count = round(_POINTS_A_DECADE * math.log10(high / low)) + 1
     K = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
     out = act.estimate("value_curvature", K)

@@ -15,6 +15,7 @@ from torch import Tensor
 from leadline.flow.exponents import Power
 from leadline.flow.sampled import sampled
 from leadline.flow.tensors import FIELDS, tensors
+from leadline.gaussian.arguments import checked
 from leadline.theory import Estimate
 from leadline.theory.flow import Layers
 
@@ -205,6 +206,7 @@ class Flow:
         return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 
 
+@checked()
 def flow(
     activation: Any,
     *,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.hermite import hermite_series, mehler_tail_bound
 from leadline.gaussian.one import distinct
 from leadline.gaussian.two import correlation, expectation2
@@ -21,6 +22,7 @@ _ROUNDING = 4e-14
 _ENTRIES = 1 << 22
 
 
+@checked(negative=("rtol",), nan=("Kaa", "Kab", "Kbb"))
 def mean_cross_product(
     f: Pointwise,
     g: Pointwise,

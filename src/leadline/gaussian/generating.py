@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
+from leadline.gaussian.arguments import check_size, checked
 
 __all__ = ["bump_expectation", "exponential_expectation"]
 
 _EPS = 2.3e-16
 
 
+@checked(nan=("covariance",))
 def exponential_expectation(functions: Sequence[Sequence[tuple[complex, complex]]], covariance: Tensor) -> Expectation:
     r"""Expectation of a product of sums of exponentials, sine and cosine among them.
 
@@ -29,6 +31,7 @@ def exponential_expectation(functions: Sequence[Sequence[tuple[complex, complex]
         Expectation of shape (...), float64; its error is the rounding of the terms, which cancel where odd
         functions meet small variances.
     """
+    check_size(covariance, len(functions))
     K = covariance.detach().to(torch.float64)
     value = torch.zeros(K.shape[:-2], dtype=torch.float64, device=K.device)
     size = torch.zeros_like(value)
@@ -44,6 +47,7 @@ def exponential_expectation(functions: Sequence[Sequence[tuple[complex, complex]
     return Expectation(value, 8 * _EPS * size)
 
 
+@checked(negative=("rates",), nan=("covariance",))
 def bump_expectation(rates: Sequence[float], covariance: Tensor) -> Expectation:
     r"""Expectation of a product of Gaussian bumps :math:`e^{-q_i z_i^2}`.
 
@@ -54,9 +58,15 @@ def bump_expectation(rates: Sequence[float], covariance: Tensor) -> Expectation:
         covariance: shape (..., m, m), units of z squared.
     Returns:
         Expectation of shape (...), float64.
+    Raises:
+        ValueError: the covariance has another size, or is none.
     """
+    check_size(covariance, len(rates))
     K = covariance.detach().to(torch.float64)
     root = torch.tensor(rates, dtype=torch.float64, device=K.device).sqrt()
     matrix = torch.eye(len(rates), dtype=torch.float64, device=K.device) + 2 * root[:, None] * K * root
-    value = torch.linalg.det(matrix).rsqrt()
+    determinant = torch.linalg.det(matrix)
+    if bool((determinant <= 0).any()):
+        raise ValueError("got a covariance with a negative eigenvalue: give that of actual variables.")
+    value = determinant.rsqrt()
     return Expectation(value, 64 * _EPS * value)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
-from leadline.gaussian.orthant_many import orthant_probability
+from leadline.gaussian.arguments import check_size, checked
+from leadline.gaussian.orthant_many import orthant
 
 __all__ = ["HalfSpaceTerm", "half_space_expectation"]
 
@@ -40,6 +41,7 @@ class HalfSpaceTerm:
     side: int = 1
 
 
+@checked(nan=("covariance",))
 def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covariance: Tensor) -> Expectation:
     r"""Expectation of a product of up to four functions, each a sum of half-space terms.
 
@@ -54,7 +56,7 @@ def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covaria
         Expectation of shape (...), float64; its error grows without bound towards singular covariances, where
         only variables merged beforehand keep their digits.
     Raises:
-        ValueError: more than four variables of one term have steps.
+        ValueError: more than four variables of one term have steps, or the covariance has another size.
     Source: Isserlis (1918); Price (1958); Plackett (1954).
 
     >>> relu = (HalfSpaceTerm(1.0, 1, 0.0),)
@@ -62,7 +64,8 @@ def half_space_expectation(functions: Sequence[Sequence[HalfSpaceTerm]], covaria
     >>> round(half_space_expectation([relu, relu], K).value.item() * 2 * math.pi, 12)
     1.0
     """
-    m = covariance.shape[-1]
+    m = len(functions)
+    check_size(covariance, m)
     K = covariance.detach().to(torch.float64)
     value = torch.zeros(K.shape[:-2], dtype=torch.float64, device=K.device)
     error = torch.zeros_like(value)
@@ -129,8 +132,8 @@ class _Stein:
             index = torch.tensor(steps, dtype=torch.long, device=K.device)
             block = K[..., index, :][..., index]
             if self.limits is None:
-                return orthant_probability(block)
-            return orthant_probability(block, self.limits[index] - self.means[held][..., index])
+                return orthant(block)
+            return orthant(block, self.limits[index] - self.means[held][..., index])
         first, rest = powers[0], powers[1:]
         value = torch.zeros_like(self.thinnest)
         error = torch.zeros_like(value)

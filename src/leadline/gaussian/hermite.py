@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import REACH
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.one import standard_deviation
 
 __all__ = [
@@ -40,6 +41,7 @@ class HermiteSeries:
         return rest + 1e-15 * self.energy[..., None]
 
 
+@checked(negative=("order",), nan=("x",))
 def hermite_polynomials(x: Tensor, order: int) -> Tensor:
     r"""Normalised probabilists' Hermite polynomials :math:`h_k(x) = He_k(x)/\sqrt{k!}` for k = 0..order.
 
@@ -58,6 +60,7 @@ def hermite_polynomials(x: Tensor, order: int) -> Tensor:
     return rows
 
 
+@checked(infinite=("K",), negative=("order",), nan=("K",))
 def hermite_coefficients(
     f: Callable[[Tensor], Tensor], K: Tensor | float, order: int, kinks: Sequence[float] = ()
 ) -> Tensor:
@@ -89,6 +92,7 @@ def hermite_coefficients(
     return series.coefficients.reshape(*K.shape, order + 1).to(K.dtype)
 
 
+@checked(negative=("order",), nan=("K",))
 def hermite_series(f: Callable[[Tensor], Tensor], K: Tensor, order: int, kinks: Sequence[float] = ()) -> HermiteSeries:
     """As ``hermite_coefficients`` for a flat K, with the second moment found on the same nodes.
 

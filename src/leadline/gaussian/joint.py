@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.conditional import lattice_expectation
 from leadline.gaussian.cross import mean_cross_product
 from leadline.gaussian.one import expectation
@@ -33,6 +34,7 @@ _EXACT = 1e-10
 _FLOOR = 1e-9
 
 
+@checked(negative=("rtol",), nan=("covariance",))
 def joint_expectation(
     functions: Sequence[Pointwise],
     covariance: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import REACH, Expectation, breakpoints, integrate
+from leadline.gaussian.arguments import checked
 
 __all__ = ["distinct", "expectation", "standard_deviation", "weighted_expectation"]
 
@@ -45,6 +46,7 @@ def distinct(K: Tensor) -> tuple[Tensor, Tensor]:
     return values, inverse
 
 
+@checked(infinite=("K",), negative=("rtol",), nan=("K",))
 def expectation(
     f: Callable[[Tensor], Tensor],
     K: Tensor | float,

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.orthant_path import panels_needed, path_nodes
 from leadline.gaussian.orthant_shifted import shifted_orthant_probability
 
-__all__ = ["orthant_probability"]
+__all__ = ["orthant", "orthant_probability"]
 
 _EPS = 2.3e-16
 _RULES = (16, 11)
 _ROWS = 512
+_SLACK = 1e-6
 
 
+@checked(nan=("covariance",))
 def orthant_probability(covariance: Tensor, limits: Tensor | None = None) -> Expectation:
     r"""P(z_1 > k_1, ..., z_n > k_n) for n <= 4 centred Gaussian variables; without ``limits`` all k are 0.
 
@@ -42,18 +45,36 @@ def orthant_probability(covariance: Tensor, limits: Tensor | None = None) -> Exp
     >>> round(orthant_probability(torch.full((4, 4), 0.5) + 0.5 * torch.eye(4)).value.item(), 12)
     0.2
     """
-    n = covariance.shape[-1]
+    n = covariance.shape[-1] if covariance.ndim else 0
+    if covariance.ndim < 2 or covariance.shape[-2] != n:
+        raise ValueError(f"got a covariance of shape {tuple(covariance.shape)}: give one of n variables, (..., n, n).")
     if n > 4:
         raise ValueError(f"orthant probabilities are known for up to 4 variables, got {n}; integrate by sampling")
+    if limits is not None and limits.shape[-1:] != (n,):
+        raise ValueError(f"got limits of shape {tuple(limits.shape)} for {n} variables: give one for each, (..., {n}).")
+    K = covariance.detach().to(torch.float64)
+    finite = torch.where(torch.isfinite(K).all(-1, keepdim=True).all(-2, keepdim=True), K, 0.0)
+    slack = _SLACK * finite.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
+    if n and bool((torch.linalg.eigvalsh((finite + finite.mT) / 2)[..., 0] < -slack).any()):
+        raise ValueError("got a covariance with a negative eigenvalue: give that of actual variables.")
+    return orthant(K, limits)
+
+
+def orthant(covariance: Tensor, limits: Tensor | None = None) -> Expectation:
+    """As :func:`orthant_probability` for what is known to be a covariance up to rounding.
+
+    Args:
+        covariance: shape (..., n, n), n = 0..4.
+        limits: shape (..., n), or None for 0.
+    Returns:
+        Expectation of shape (...), float64.
+    """
+    n = covariance.shape[-1]
     K = covariance.detach().to(torch.float64)
     sd = K.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
     scale = sd[..., :, None] * sd[..., None, :]
     rho = torch.where(scale > 0, K / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1.0, 1.0)
     if limits is not None and n:
-        if limits.shape[-1:] != (n,):
-            raise ValueError(
-                f"got limits of shape {tuple(limits.shape)} for {n} variables: give one for each, (..., {n})."
-            )
         k = limits.detach().to(torch.float64).expand(K.shape[:-1])
         # what does not vary is at 0, on one side of its limit
         h = torch.where(sd > 0, k / torch.where(sd > 0, sd, 1.0), torch.sign(k) * torch.inf)
@@ -80,7 +101,7 @@ def _parallel(rho: Tensor, out: Expectation) -> None:
         same = (rho[:, i, j] >= 1 - 2 * _EPS).nonzero().reshape(-1)
         if same.numel():
             rest = torch.tensor([v for v in range(4) if v != j], device=rho.device)
-            three = orthant_probability(rho[same][:, rest][:, :, rest])
+            three = orthant(rho[same][:, rest][:, :, rest])
             out.value[same], out.error[same] = three.value, three.error
     opposite = (rho <= -1 + 2 * _EPS).flatten(1).any(dim=1)
     out.value[opposite], out.error[opposite] = 0.0, 4 * _EPS

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leadline.gaussian.adaptive import Expectation
 from leadline.gaussian.angle import near_parallel
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.hermite import HermiteSeries, hermite_series
 from leadline.gaussian.interpolate import interpolated_series
 from leadline.gaussian.one import distinct
@@ -24,6 +25,7 @@ _TILE = 1 << 16
 _MANY_VARIANCES = 4096
 
 
+@checked(negative=("rtol",), nan=("Kaa", "Kab", "Kbb"))
 def mean_product(
     f: Callable[[Tensor], Tensor],
     Kaa: Tensor,
@@ -90,6 +92,7 @@ def mean_product(
     return _finish(ka, rho, kb, value, bound, scale, near, rtol, shape, dtype)
 
 
+@checked(negative=("rtol",), nan=("K",))
 def mean_product_gram(
     f: Callable[[Tensor], Tensor],
     K: Tensor,

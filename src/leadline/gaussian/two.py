@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadline.gaussian.adaptive import REACH, Expectation, breakpoints, integrate, kronrod
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.one import expectation, standard_deviation
 
 __all__ = ["conditional_mean", "correlation", "expectation2"]
@@ -19,6 +20,7 @@ _ROWS = 64
 _INNER_POINTS = 600_000
 
 
+@checked(nan=("Kaa", "Kab", "Kbb"))
 def correlation(Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> Tensor:
     """Correlation Kab / sqrt(Kaa Kbb) in float64, clipped to [-1, 1]; 0 where a variance is 0.
 
@@ -50,6 +52,7 @@ def correlation(Kaa: Tensor, Kab: Tensor, Kbb: Tensor) -> Tensor:
     return rho.clamp(-1.0, 1.0)
 
 
+@checked(infinite=("Kaa", "Kab", "Kbb"), negative=("rtol",), nan=("Kaa", "Kab", "Kbb"))
 def expectation2(
     f: Callable[[Tensor], Tensor],
     g: Callable[[Tensor], Tensor],

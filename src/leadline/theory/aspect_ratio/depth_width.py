@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.aspect_ratio.growth import aspect_ratio, product_spread, spread_rate
 from leadline.theory.aspect_ratio.information import (
     mutual_information,
@@ -53,6 +54,7 @@ class DepthWidth:
         )
 
 
+@checked()
 def depth_and_width(
     obj: object,
     hidden_widths: Sequence[int],

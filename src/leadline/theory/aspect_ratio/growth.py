@@ -9,6 +9,7 @@ import torch
 
 from leadline.activations import Activation, activation
 from leadline.activations.universality import origin_numbers
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import layer_spread, spread_with_skip, third_moment
 
 __all__ = ["aspect_ratio", "log_normal_spread", "product_spread", "spread_rate"]
@@ -16,6 +17,7 @@ __all__ = ["aspect_ratio", "log_normal_spread", "product_spread", "spread_rate"]
 _CRITICAL = 1e-3
 
 
+@checked()
 def aspect_ratio(hidden_widths: Sequence[int]) -> float:
     r"""Depth over width of a network whose widths may vary.
 
@@ -39,6 +41,12 @@ def aspect_ratio(hidden_widths: Sequence[int]) -> float:
     return float(sum(1.0 / n for n in hidden_widths))
 
 
+@checked(
+    negative=(
+        "nu",
+        "hidden_widths",
+    )
+)
 def product_spread(nu: float, hidden_widths: Sequence[int]) -> float:
     r"""Relative variance of the last kernel where every layer multiplies the scale by an independent factor.
 
@@ -59,6 +67,12 @@ def product_spread(nu: float, hidden_widths: Sequence[int]) -> float:
     return math.prod(1 + nu / n for n in hidden_widths) - 1
 
 
+@checked(
+    negative=(
+        "nu",
+        "ratio",
+    )
+)
 def log_normal_spread(nu: float, ratio: float) -> float:
     r"""Relative variance of the last kernel in the limit of depth and width growing together.
 
@@ -74,6 +88,7 @@ def log_normal_spread(nu: float, ratio: float) -> float:
     return math.expm1(nu * ratio)
 
 
+@checked()
 def spread_rate(obj: object, *, K: float | None = None, residual: float = 0.0, three_point: bool = True) -> float:
     r"""nu: growth of the relative spread of a critical network's kernel per unit of depth over width.
 

@@ -7,12 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["divergence_series", "mutual_information", "mutual_information_series", "optimal_aspect_ratio",
            "scale_mixture_divergence"]  # fmt: skip
 
 _REACH = 12.0
 
 
+@checked(negative=("v",))
 def divergence_series(v: Tensor | float, m: int, *, order: int = 3) -> Tensor:
     r"""Relative entropy of m output neurons to a Gaussian of the same variance, as a series in their spread.
 
@@ -38,6 +41,13 @@ def divergence_series(v: Tensor | float, m: int, *, order: int = 3) -> Tensor:
     return second if order == 2 else second - v**3 * (m * (m + 2) * (m + 8) / 48)
 
 
+@checked(
+    negative=(
+        "v",
+        "m1",
+        "m2",
+    )
+)
 def mutual_information_series(v: Tensor | float, m1: int, m2: int, *, order: int = 3) -> Tensor:
     r"""Mutual information of two groups of output neurons of one input, as a series in their spread.
 
@@ -59,6 +69,7 @@ def mutual_information_series(v: Tensor | float, m1: int, m2: int, *, order: int
     return parts[0] - parts[1] - parts[2]
 
 
+@checked()
 def optimal_aspect_ratio(nu: float, outputs: int) -> float:
     r"""r*: aspect ratio at which the third-order mutual information of the outputs is largest.
 
@@ -87,6 +98,7 @@ def optimal_aspect_ratio(nu: float, outputs: int) -> float:
     return 4 / ((20 + 3 * outputs) * nu)
 
 
+@checked()
 def scale_mixture_divergence(m: int, log_scale: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Relative entropy of m Gaussians that share a random variance to a Gaussian of the same mean variance, exactly.
 
@@ -136,6 +148,7 @@ def _excess(u: Tensor, g: Tensor, log_w: Tensor, m: int) -> Tensor:
     return torch.where(log_R.abs() < 1e-3, q * near, p * log_R - p + q)
 
 
+@checked()
 def mutual_information(log_variance: float, m1: int, m2: int) -> Tensor:
     r"""Mutual information of two groups of output neurons whose shared scale is log-normal, exactly.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import third_moment
 
 __all__ = ["ResidualFlow", "critical_branch_exponent", "residual_flow", "residual_growth"]
@@ -32,6 +33,7 @@ class ResidualFlow:
         return self.V / self.K**2
 
 
+@checked()
 def residual_flow(
     obj: object,
     depth: int,
@@ -90,6 +92,12 @@ def residual_flow(
     return ResidualFlow(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
+@checked(
+    negative=(
+        "C_W",
+        "slope_moment",
+    )
+)
 def residual_growth(
     scales: Sequence[float], *, C_W: float, slope_moment: float, survival: Sequence[float] | None = None
 ) -> Tensor:
@@ -122,6 +130,7 @@ def residual_growth(
     return torch.cat([torch.zeros(1, dtype=torch.float64), logs]).exp()
 
 
+@checked()
 def critical_branch_exponent(hurst: float) -> float:
     r"""Beta at which branches of size L^-beta neither vanish nor explode, for weights correlated along the depth.
 

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 from leadline.plot import number
 from leadline.theory.bayes.finite_width import finite_width_posterior
 from leadline.theory.bayes.posterior import gp_posterior
@@ -142,6 +143,7 @@ class EvidenceTable:
         return evidence_picture(self)
 
 
+@checked()
 def model_evidence(
     nonlinearity: Any,
     inputs: Tensor,

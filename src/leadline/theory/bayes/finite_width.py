@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.bayes.posterior import Posterior, factored, gp_posterior, targets
 
 __all__ = ["FiniteWidthPosterior", "finite_width_posterior"]
@@ -49,6 +50,7 @@ class FiniteWidthPosterior:
         return self.prior + self.kernel / width
 
 
+@checked(nan=("K", "Y"))
 def finite_width_posterior(K: Tensor, V: Tensor, G1: Tensor, Y: Tensor, noise: float) -> FiniteWidthPosterior:
     r"""Corrections of order 1/n to what data say about a network of width n.
 

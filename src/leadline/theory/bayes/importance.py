@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.bayes.posterior import gp_posterior, targets
 
 __all__ = ["SampledPosterior", "importance_posterior"]
@@ -34,6 +35,7 @@ class SampledPosterior:
     effective: float
 
 
+@checked(nan=("kernels", "Y"))
 def importance_posterior(kernels: Tensor, Y: Tensor, noise: float) -> SampledPosterior:
     r"""Posterior of a finite network from samples of its last kernel under the prior: no expansion in 1/n.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.bayes.finite_width import FiniteWidthPosterior, finite_width_posterior
 from leadline.theory.flow import Layers, gram_of, many_input_flow
 
 __all__ = ["network_posterior"]
 
 
+@checked(nan=("inputs", "Y"))
 def network_posterior(layers: Layers, inputs: Tensor, Y: Tensor, noise: float) -> FiniteWidthPosterior:
     r"""Posterior of a network given data, with its corrections in one over the width of the last hidden layer.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["Posterior", "factored", "gp_posterior", "targets"]
 
 _LARGEST_JITTER = 1e-6  # relative to the mean variance: beyond it the kernel is no covariance
@@ -28,6 +30,7 @@ class Posterior:
     jitter: Tensor
 
 
+@checked(nan=("K", "Y"))
 def gp_posterior(K: Tensor, Y: Tensor, noise: float) -> Posterior:
     r"""Posterior and log evidence of independent Gaussian outputs with covariance K.
 

@@ -7,9 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["relu_drift", "smooth_drift"]
 
 
+@checked(nan=("V",))
 def relu_drift(V: Tensor, c_plus: float, c_minus: float) -> Tensor:
     r"""Drift of the covariance under a shaped ReLU.
 
@@ -28,6 +31,7 @@ def relu_drift(V: Tensor, c_plus: float, c_minus: float) -> Tensor:
     >>> round(relu_drift(V, 0.0, -1.0)[0, 1].item() * 2 * torch.pi, 12)
     1.0
     """
+    _square(V)
     root = V.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     scale = root[..., :, None] * root[..., None, :]
     rho = (V / torch.where(scale > 0, scale, torch.ones_like(scale))).clamp(-1, 1)
@@ -36,6 +40,7 @@ def relu_drift(V: Tensor, c_plus: float, c_minus: float) -> Tensor:
     return scale * bend * ((c_plus - c_minus) ** 2 / (2 * math.pi))
 
 
+@checked(nan=("V",))
 def smooth_drift(V: Tensor, second: float, third: float, a: float = 1.0) -> Tensor:
     r"""Drift of the covariance under a shaped smooth activation s(x) = S f(x/S), S = a sqrt n, f(0) = 0, f'(0) = 1.
 
@@ -55,8 +60,14 @@ def smooth_drift(V: Tensor, second: float, third: float, a: float = 1.0) -> Tens
     >>> smooth_drift(V, 0.0, -2.0).item()  # tanh pulls a large variance back: f''' V (V - 1)
     -4.0
     """
+    _square(V)
     diagonal = V.diagonal(dim1=-2, dim2=-1)
     rows, columns = diagonal[..., :, None], diagonal[..., None, :]
     even = 0.25 * second**2 * (rows * columns + V * (2 * V - 3))
     odd = 0.5 * third * V * (rows + columns - 2)
     return (even + odd) / a**2
+
+
+def _square(V: Tensor) -> None:
+    if V.ndim < 2 or V.shape[-1] != V.shape[-2]:
+        raise ValueError(f"got a covariance of shape {tuple(V.shape)}: give one of m inputs, (..., m, m).")

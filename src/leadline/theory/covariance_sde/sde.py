@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leadline.activations.shape import Shaped
 from leadline.gaussian import correlation
+from leadline.gaussian.arguments import checked
 from leadline.theory.covariance_sde.drift import relu_drift, smooth_drift
 
 __all__ = ["CovariancePaths", "CovarianceSDE", "covariance_sde", "covariance_sde_relu", "log_variance_law"]
@@ -160,6 +161,7 @@ def covariance_sde(shaped: Shaped) -> CovarianceSDE:
     return CovarianceSDE(lambda V: smooth_drift(V, second, third, shaped.a), explodes, shaped.name)
 
 
+@checked()
 def covariance_sde_relu(c_plus: float = 0.0, c_minus: float = -1.0) -> CovarianceSDE:
     """The SDE of a shaped ReLU with slopes 1 + c/sqrt(n) on the two sides.
 
@@ -173,6 +175,7 @@ def covariance_sde_relu(c_plus: float = 0.0, c_minus: float = -1.0) -> Covarianc
     return CovarianceSDE(lambda V: relu_drift(V, c_plus, c_minus), False, f"shaped relu({c_plus:g},{c_minus:g})")
 
 
+@checked(negative=("T",))
 def log_variance_law(
     T: Tensor | float, *, width: int | None = None, c_plus: float = 0.0, c_minus: float = 0.0
 ) -> tuple[Tensor, Tensor]:

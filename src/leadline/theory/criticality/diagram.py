@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality.block import Block, Norm
 from leadline.theory.criticality.classes import UniversalityClass
 from leadline.theory.criticality.find import critical_point
@@ -106,6 +107,7 @@ class PhaseDiagram:
         return [p for p in parts if p]
 
 
+@checked()
 @torch.no_grad()
 def phase_diagram(
     obj: Any,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from leadline.activations import Activation, activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality.block import Block
 from leadline.theory.criticality.classes import Exponents, UniversalityClass
 from leadline.theory.criticality.half_stable import Tuning, half_stable_points, neighbour
@@ -22,6 +23,7 @@ __all__ = ["critical_point"]
 _NO_KERNEL = 1e-12
 
 
+@checked(nan=("residual",))
 def critical_point(obj: Any, *, residual: float = 0.0) -> CriticalPoint:
     r"""Critical initialization of an activation: the (C_W, C_b, K*) at which nothing grows or falls exponentially.
 

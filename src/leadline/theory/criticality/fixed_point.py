@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality.block import Block, Norm
 
 __all__ = ["FixedPoint", "FixedPoints", "depth_scale", "fixed_point", "fixed_points"]
@@ -28,6 +29,7 @@ _ROWS = 4096
 _VANISHING = 1e-50  # what quadrature makes of s(0)^2 = 0
 
 
+@checked(negative=("chi",))
 def depth_scale(chi: float) -> float:
     """Layers after which what multiplies by chi a layer has changed by e: 1 / |ln chi|."""
     if not 0 < chi < math.inf:
@@ -62,6 +64,7 @@ class FixedPoints:
     chi_perp: Tensor
 
 
+@checked(nan=("residual",))
 def fixed_point(obj: Any, C_W: float, C_b: float, K: float, *, residual: float = 0.0) -> FixedPoint:
     r"""Fixed point that the flow K' = C_b + C_W <f^2>_K + gamma^2 K reaches from K.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality.block import Block, Norm
 from leadline.theory.criticality.find import critical_point
 from leadline.theory.criticality.growth import full_skip
@@ -79,6 +80,7 @@ class CriticalLine:
         return "\n".join(lines)
 
 
+@checked()
 @torch.no_grad()
 def critical_line(obj: Any, *, norm: str | Norm = Norm.none, residual: float = 0.0, points: int = 41) -> CriticalLine:
     r"""Every (C_W, C_b) at which chi_perp is 1 at the fixed point, for a layer with a norm and a skip.

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from leadline.activations import Activation
 from leadline.gaussian import expectation
+from leadline.gaussian.arguments import checked
 
 __all__ = ["layer_spread", "spread_with_skip", "third_moment"]
 
 
+@checked(negative=("K",))
 def layer_spread(act: Activation, K: float) -> float:
     r"""What a layer with chi_perp = 1 adds to n V/K^2.
 
@@ -30,6 +32,7 @@ def layer_spread(act: Activation, K: float) -> float:
     return C_W**2 * variance / K**2
 
 
+@checked()
 def third_moment(act: Activation, K: Tensor) -> Tensor:
     r"""<z sigma^2>_K, which breaks z -> -z in a residual stream.
 
@@ -43,6 +46,12 @@ def third_moment(act: Activation, K: Tensor) -> Tensor:
     return expectation(lambda z: z * act.fn(z) ** 2, K, kinks=act.kinks, rtol=act.rtol).value
 
 
+@checked(
+    negative=(
+        "growth",
+        "residual",
+    )
+)
 def spread_with_skip(growth: float, skew: float, residual: float) -> float:
     r"""Growth of V/(n K^2) with a skip: the even correlators, and the three-point vertex that a skewed branch brings in.
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["DeepLinear", "mode_strength", "time_to_learn"]
 
 Array = NDArray[np.float64]
@@ -91,6 +93,7 @@ class DeepLinear:
         return 2 / (self.depth * float(self.modes[0]) ** (2 - 2 / self.depth))
 
 
+@checked(infinite=("depth",))
 def time_to_learn(u: Tensor | float, s: Tensor | float, u0: Tensor | float, depth: float, tau: float = 1.0) -> Tensor:
     r"""Time after which a mode of a deep linear network has gone from u_0 to u.
 
@@ -128,6 +131,7 @@ def time_to_learn(u: Tensor | float, s: Tensor | float, u0: Tensor | float, dept
     return torch.from_numpy(np.asarray(rise / _pace(mode, depth, tau)))
 
 
+@checked(infinite=("time", "depth"))
 def mode_strength(
     time: Tensor | float, s: Tensor | float, u0: Tensor | float, depth: float, tau: float = 1.0
 ) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.bayes.posterior import targets
 from leadline.theory.dynamics.rules import GradientFlow, Rule
 
@@ -29,6 +30,7 @@ class TrainedEnsemble:
     response: Tensor
 
 
+@checked(infinite=("times",))
 def linearized_training(
     K: Tensor,
     Theta: Tensor,
@@ -77,7 +79,7 @@ def linearized_training(
         raise ValueError(f"got kernels K and Theta of shapes {shapes}: give both over the same m inputs, (m, m).")
     if not bool(torch.isfinite(K).all()) or not bool(torch.isfinite(Theta).all()):
         raise ValueError("got kernels with entries that are NaN or infinite: give finite ones.")
-    if not all(time >= 0 for time in times):
+    if not len(times) or not all(time >= 0 for time in times):
         raise ValueError(f"got times {tuple(times)[:6]}: training starts at 0, look then or later.")
     m, M = K.shape[0], y.shape[0]
     rule = rule or GradientFlow()

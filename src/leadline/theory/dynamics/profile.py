@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 from leadline.plot import number
 from leadline.theory.dynamics.generalization import expected_error
 from leadline.theory.dynamics.linearized import linearized_training
@@ -88,6 +89,7 @@ class GeneralizationProfile:
         return generalization_picture(self)
 
 
+@checked()
 def generalization_profile(
     nonlinearity: Any,
     inputs: Tensor,

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from leadline.activations import activation, origin_numbers
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import layer_spread
 
 __all__ = ["asymptotic_angle", "asymptotic_kernel", "spread_per_layer"]
 
 
+@checked(negative=("depth",))
 def asymptotic_kernel(obj: Any, depth: Tensor, anchor: tuple[float, float]) -> Tensor:
     r"""Kernel at great depth for activations that are critical at K* = 0, with C_W = 1/A_2 and C_b = 0.
 
@@ -35,6 +37,8 @@ def asymptotic_kernel(obj: Any, depth: Tensor, anchor: tuple[float, float]) -> T
     """
     act = activation(obj)
     n = origin_numbers(act)
+    if isinstance(anchor, str) or len(anchor) != 2 or not all(0 < v < math.inf for v in anchor):
+        raise ValueError(f"got anchor={anchor!r}: give (a layer, its kernel), both positive.")
     l0, K0 = anchor
     layers = depth.to(torch.float64)
     if n.a1 is not None and n.a2 is not None and n.a1 < 0:
@@ -48,6 +52,7 @@ def asymptotic_kernel(obj: Any, depth: Tensor, anchor: tuple[float, float]) -> T
     )
 
 
+@checked(negative=("depth",))
 def asymptotic_angle(obj: Any, depth: Tensor) -> Tensor:
     r"""Distance 1 - rho of the correlation of two inputs from 1 at great depth, for a scale-invariant activation.
 
@@ -71,6 +76,7 @@ def asymptotic_angle(obj: Any, depth: Tensor) -> Tensor:
     return 9 * math.pi**2 / (2 * t**2 * depth.to(torch.float64) ** 2)
 
 
+@checked(negative=("K",))
 def spread_per_layer(obj: Any, K: float = 0.0) -> float:
     r"""Slope nu of the spread with depth at criticality: V/(nK^2) -> nu l/n.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from leadline.activations import Activation
 from leadline.activations.piecewise_linear import PiecewiseLinear
 from leadline.gaussian import correlation, hermite_series
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow.joint import checked_gram, input_pairs
 from leadline.theory.flow.kernel import LARGE, SMALL, end_slopes, kernel_flow
 from leadline.theory.flow.layers import Layers
@@ -49,6 +50,7 @@ class CorrelationFlow:
         return K
 
 
+@checked()
 def correlation_flow(layers: Layers, gram: Tensor) -> CorrelationFlow:
     r"""Kernels of several inputs at every layer, to any depth.
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["EffectiveAction", "connected_four_point", "effective_action", "four_point"]
 
 
+@checked(negative=("n",))
 def connected_four_point(vertex: Tensor, n: float, neurons: Sequence[int], inputs: Sequence[int]) -> Tensor:
     r"""Connected correlator of four pre-activations of a layer, to leading order in 1/n.
 
@@ -28,11 +31,11 @@ def connected_four_point(vertex: Tensor, n: float, neurons: Sequence[int], input
         Shape (...), units of z to the fourth.
 
     Raises:
-        ValueError: there are not four neurons and four inputs.
+        ValueError: there are not four neurons and four inputs of those of the vertex.
 
     Source: Roberts, Yaida and Hanin (2022), section 4.1.
     """
-    _four(neurons, inputs)
+    _four(vertex, neurons, inputs)
     i, x = neurons, inputs
     total = torch.zeros_like(vertex[..., 0, 0, 0, 0])
     for p, q, r, s in ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)):
@@ -41,6 +44,7 @@ def connected_four_point(vertex: Tensor, n: float, neurons: Sequence[int], input
     return total / n
 
 
+@checked(negative=("n",))
 def four_point(
     K: Tensor, G1: Tensor, vertex: Tensor, n: float, neurons: Sequence[int], inputs: Sequence[int]
 ) -> Tensor:
@@ -61,8 +65,11 @@ def four_point(
         Shape (...), units of z to the fourth; products of two corrections are left out.
 
     Raises:
-        ValueError: there are not four neurons and four inputs.
+        ValueError: there are not four neurons and four inputs, or the tensors are not of the same inputs.
     """
+    if K.ndim < 2 or K.shape[-2:] != vertex.shape[-2:] or K.shape != G1.shape:
+        shapes = f"{tuple(K.shape)}, {tuple(G1.shape)}, {tuple(vertex.shape)}"
+        raise ValueError(f"got K, G1, V of shapes {shapes}: give (..., m, m), (..., m, m), (..., m, m, m, m).")
     total = connected_four_point(vertex, n, neurons, inputs)
     i, x = neurons, inputs
     for p, q, r, s in ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)):
@@ -72,7 +79,14 @@ def four_point(
     return total
 
 
-def _four(neurons: Sequence[int], inputs: Sequence[int]) -> None:
+def _four(vertex: Tensor, neurons: Sequence[int], inputs: Sequence[int]) -> None:
+    if vertex.ndim < 4 or len(set(vertex.shape[-4:])) > 1:
+        raise ValueError(
+            f"got a vertex of shape {tuple(vertex.shape)}: give V with four input axes, (..., m, m, m, m)."
+        )
+    m = vertex.shape[-1]
+    if not all(-m <= x < m for x in inputs):
+        raise ValueError(f"got inputs {list(inputs)[:6]} of {m}: give numbers from 0 to {m - 1}.")
     if len(neurons) != 4 or len(inputs) != 4:
         raise ValueError(
             f"got {len(neurons)} neurons and {len(inputs)} inputs: a four-point correlator takes 4 of each."
@@ -146,6 +160,12 @@ class EffectiveAction:
         return two - (k**2 * apart + 2 * k * crossed) / 8
 
 
+@checked(
+    negative=(
+        "n",
+        "neurons",
+    )
+)
 def effective_action(K: Tensor, G1: Tensor, vertex: Tensor, n: float, neurons: int = 1) -> EffectiveAction:
     r"""Running couplings of a layer's distribution from its kernel, four-point vertex and kernel correction.
 

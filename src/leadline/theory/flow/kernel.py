@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leadline.activations import Activation, activation
 from leadline.gaussian.adaptive import REACH
+from leadline.gaussian.arguments import checked
 
 __all__ = ["LARGE", "SMALL", "SecondMoment", "end_slopes", "kernel_flow"]
 
@@ -95,6 +96,7 @@ def _nodes(low: float, high: float, kinks: Sequence[float]) -> tuple[Array, Arra
     return (centre + half * x).ravel(), (half * w).ravel()
 
 
+@checked()
 def kernel_flow(obj: Any, C_b: Sequence[float], C_W: Sequence[float], first: Tensor) -> tuple[Tensor, Tensor]:
     r"""Kernels of single inputs at every layer, and their logarithms, to any depth.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation, activation
+from leadline.gaussian.arguments import checked
 
 __all__ = ["Layers"]
 
@@ -61,6 +62,7 @@ class Layers:
                 raise ValueError(f"got {name} = {values[:6]}: give finite numbers that are not negative.")
 
     @classmethod
+    @checked()
     def of(
         cls,
         nonlinearity: Any,

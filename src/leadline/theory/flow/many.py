@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import Activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow.joint import checked_gram, input_pairs, product_covariance
 from leadline.theory.flow.layers import Layers
 from leadline.theory.flow.pairs import pair_derivatives
@@ -77,6 +78,7 @@ class ManyInputFlow:
         return 3 * self.spread
 
 
+@checked(negative=("inputs",))
 def four_index(V: Tensor, inputs: int) -> Tensor:
     """A matrix over pairs of inputs as a tensor with four input axes.
 
@@ -86,7 +88,13 @@ def four_index(V: Tensor, inputs: int) -> Tensor:
 
     Returns:
         Shape (..., m, m, m, m), symmetric in the first two, in the last two, and under exchange of both.
+
+    Raises:
+        ValueError: V is not over the pairs of so many inputs.
     """
+    pairs = inputs * (inputs + 1) // 2
+    if tuple(V.shape[-2:]) != (pairs, pairs):
+        raise ValueError(f"got V of shape {tuple(V.shape)} for {inputs} inputs: give (..., {pairs}, {pairs}).")
     a, b = input_pairs(inputs, V.device)
     index = torch.zeros(inputs, inputs, dtype=torch.long, device=V.device)
     index[a, b] = index[b, a] = torch.arange(a.numel(), device=V.device)
@@ -94,6 +102,7 @@ def four_index(V: Tensor, inputs: int) -> Tensor:
     return V[..., flat[:, None], flat[None, :]].reshape(*V.shape[:-2], *(inputs,) * 4)
 
 
+@checked()
 def many_input_flow(layers: Layers, gram: Tensor, *, rtol: float = 1e-4, seed: int = 0) -> ManyInputFlow:
     r"""Kernel K, four-point vertex V and kernel correction G1 of every layer, for several inputs at once.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow.layers import Layers
 
 __all__ = ["gram_of", "kernel_matrices"]
 
 
+@checked()
 def kernel_matrices(layers: Layers, inputs: Tensor) -> Tensor:
     r"""Infinite-width kernel of every layer over m inputs.
 
@@ -34,6 +36,7 @@ def kernel_matrices(layers: Layers, inputs: Tensor) -> Tensor:
     return torch.stack(K)
 
 
+@checked()
 def gram_of(inputs: Tensor) -> Tensor:
     """Gram matrix x_a · x_b / n_0 of inputs.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leadline.activations import Activation
 from leadline.gaussian import Expectation
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.one import weighted_expectation
 from leadline.theory.flow.layers import Layers
 from leadline.theory.flow.single import single_input_flow
@@ -47,6 +48,7 @@ class NearbyFlow:
         return torch.stack(rows, -2)
 
 
+@checked()
 def nearby_flow(layers: Layers, gram: Tensor) -> NearbyFlow:
     r"""Kernels of two nearby inputs at every layer, expanded to second order in their difference.
 
@@ -94,6 +96,7 @@ def nearby_flow(layers: Layers, gram: Tensor) -> NearbyFlow:
     return NearbyFlow(*(t.to(gram) for t in parts))
 
 
+@checked()
 def derivative_moment_slope(activation: Activation, K: Tensor) -> Tensor:
     r"""Derivative of <sigma'^2> in the kernel.
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 
 __all__ = ["LogLaw", "kernel_moment", "log_law", "log_normal_limit"]
 
 
+@checked()
 def kernel_moment(obj: Any, widths: Sequence[int], order: int) -> float:
     r"""Moment of the random kernel of one input over its mean to the same power, exactly.
 
@@ -82,6 +84,7 @@ class LogLaw:
     alive: float
 
 
+@checked()
 def log_law(obj: Any, widths: Sequence[int]) -> LogLaw:
     r"""Mean and variance of the logarithm of the random kernel, exactly, at any width.
 
@@ -132,6 +135,7 @@ def _log_layer(plus: float, minus: float, n: int) -> tuple[float, float, float]:
     return -np.euler_gamma - mean, variance - math.pi**2 / 6, 1 - dead
 
 
+@checked()
 def log_normal_limit(obj: Any, widths: Sequence[int]) -> LogLaw:
     r"""Limit of :func:`log_law` as depth and widths grow together.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import depth_scale, fixed_point
 
 __all__ = ["DepthScales", "depth_scales"]
@@ -54,6 +55,7 @@ class DepthScales:
         return depth_scale(self.rate)
 
 
+@checked()
 def depth_scales(obj: Any, C_W: float, C_b: float = 0.0, K: float = 1.0) -> DepthScales:
     r"""Fixed points of kernel and correlation, and depth scales of both.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow.kernel import kernel_flow
 from leadline.theory.flow.layers import Layers
 
@@ -105,6 +106,7 @@ class SingleInputFlow:
         return ""
 
 
+@checked()
 def single_input_flow(layers: Layers, norm: Tensor | float) -> SingleInputFlow:
     r"""Kernel K, four-point vertex V and kernel correction G1 of every layer, for one input at a time.
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfc, expit, gammaln, ndtri
 
+from leadline.gaussian.arguments import checked
+
 __all__ = ["amplitude_cdf", "amplitude_moment", "amplitude_quantile", "amplitude_survival"]
 
 Array = NDArray[np.float64]
@@ -21,6 +23,7 @@ _NUDGE = 1e-6
 _STEP_V = 0.03125
 
 
+@checked(negative=("theta",))
 def amplitude_moment(theta: float, s: float) -> float:
     r"""Moments of Y = |phi(X)|.
 
@@ -36,6 +39,7 @@ def amplitude_moment(theta: float, s: float) -> float:
     return math.exp(0.5 * s * math.log(2) + gammaln(0.5 * (s + 1)) - gammaln(1 + s / theta)) / math.sqrt(math.pi)
 
 
+@checked(negative=("theta",))
 def amplitude_cdf(theta: float, y: Array) -> Array:
     r"""Distribution function of Y for y up to 1.37, by its power series (the residues of its moments).
 
@@ -57,6 +61,7 @@ def amplitude_cdf(theta: float, y: Array) -> Array:
         return (sign * np.exp(log_size + (2 * k + 1) * np.log(y))).sum(-1)
 
 
+@checked(negative=("theta",))
 def amplitude_survival(theta: float, y: Array) -> Array:
     r"""P(Y > y), for theta > 2, from a representation by three independent variables.
 
@@ -95,6 +100,7 @@ def amplitude_survival(theta: float, y: Array) -> Array:
     return out
 
 
+@checked(negative=("theta",))
 def amplitude_quantile(theta: float, x: Array) -> Array:
     r"""Quantile y with P(Y > y) = P(|X| > x), X standard normal: phi(x) for x > 0.
 

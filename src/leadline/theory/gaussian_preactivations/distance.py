@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.gaussian.normal import upper_tail
 
 __all__ = ["kurtosis_distance", "log_normal_distance", "noise_distance", "normal_distance"]
@@ -14,6 +15,7 @@ __all__ = ["kurtosis_distance", "log_normal_distance", "noise_distance", "normal
 _GRID = 1201
 
 
+@checked(negative=("variance",))
 def normal_distance(samples: Tensor, variance: Tensor | float | None = None) -> Tensor:
     r"""Kolmogorov-Smirnov distance of samples to a centred Gaussian.
 
@@ -38,6 +40,7 @@ def normal_distance(samples: Tensor, variance: Tensor | float | None = None) -> 
     return torch.maximum((place + 1) / count - normal, normal - place / count).amax(-1)
 
 
+@checked()
 def noise_distance(count: int) -> float:
     """Distance that 5 % of samples of a Gaussian exceed: 1.36/sqrt(count); the level below which nothing is seen.
 
@@ -54,6 +57,7 @@ def noise_distance(count: int) -> float:
     return 1.36 / math.sqrt(count)
 
 
+@checked()
 def kurtosis_distance(v: Tensor | float) -> Tensor:
     r"""Distance of one pre-activation to a Gaussian, to first order in the relative variance of its scale.
 
@@ -69,6 +73,7 @@ def kurtosis_distance(v: Tensor | float) -> Tensor:
     return torch.as_tensor(v, dtype=None if isinstance(v, Tensor) else torch.float64) * (peak / 8)
 
 
+@checked()
 def log_normal_distance(log_variance: float) -> Tensor:
     r"""Distance of one pre-activation to the Gaussian of its variance where the scale is log-normal, exactly.
 

@@ -12,6 +12,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from leadline.activations import Activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.gaussian_preactivations.amplitude import amplitude_quantile
 
 __all__ = ["GaussianPair", "gaussian_pair"]
@@ -76,6 +77,7 @@ class GaussianPair:
         return sign * size ** (1 / self.theta) / math.sqrt(fan_in)
 
 
+@checked(infinite=("theta",))
 def gaussian_pair(theta: float) -> GaussianPair:
     """The pair of a given Weibull shape.
 

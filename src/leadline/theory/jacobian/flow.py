@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import Block, Norm
 from leadline.theory.flow.kernel import SecondMoment
 
@@ -55,6 +56,7 @@ class PartialJacobian:
         return (self.log_J[last] - self.log_J[first]).exp()
 
 
+@checked()
 @torch.no_grad()
 def partial_jacobian(
     obj: Any,

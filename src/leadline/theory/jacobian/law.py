@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import Block, Norm, depth_scale, fixed_point, full_skip, origin
 
 __all__ = ["JacobianLaw", "LawKind", "Phase", "jacobian_law"]
@@ -59,6 +60,7 @@ class JacobianLaw:
         return depth_scale(self.chi_perp) if self.kind is LawKind.exponential else math.inf
 
 
+@checked()
 @torch.no_grad()
 def jacobian_law(
     obj: Any, C_W: float, C_b: float = 0.0, *, K: float = 1.0, norm: str | Norm = Norm.none, residual: float = 0.0

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.bayes.posterior import targets
 from leadline.theory.dynamics import GradientFlow
 
@@ -31,6 +32,7 @@ class LeastNorm:
         return torch.ones(len(modes), len(modes), dtype=modes.dtype, device=modes.device)
 
 
+@checked()
 def quadratic_model(features: Tensor, meta_features: Tensor, epsilon: float, weights: Tensor) -> Tensor:
     r"""Outputs of the quadratic model.
 
@@ -52,6 +54,7 @@ def quadratic_model(features: Tensor, meta_features: Tensor, epsilon: float, wei
     return linear + epsilon / 2 * torch.einsum("mf...,f...->m...", bent, weights)
 
 
+@checked()
 def effective_features(features: Tensor, meta_features: Tensor, epsilon: float, weights: Tensor) -> Tensor:
     r"""Features that a gradient sees at given weights of one output: dz/dw.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from leadline.activations import Activation, activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.spectra.slopes import slope_law
 
 __all__ = ["Isometry", "isometry"]
@@ -37,6 +38,7 @@ class Isometry:
     reason: str
 
 
+@checked()
 def isometry(obj: object, depth: int, *, weights: str = "orthogonal", relative_variance: float = 0.25) -> Isometry:
     r"""Largest kernel on the critical line at which the Jacobian's squared singular values stay together.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from leadline.activations import Activation
 from leadline.activations.moments import refuse_jumps
 from leadline.gaussian.adaptive import breakpoints
+from leadline.gaussian.arguments import checked
 
 __all__ = ["SlopeLaw", "slope_law"]
 
@@ -89,6 +90,7 @@ class SlopeLaw:
         return SlopeLaw(values.clamp(torch.zeros_like(top), top), vectors[0] ** 2 / (vectors[0] ** 2).sum())
 
 
+@checked(negative=("K",))
 def slope_law(act: Activation, K: float) -> SlopeLaw:
     """Law of sigma'(z)^2 for z drawn from N(0, K), by Gauss-Legendre panels cut at the kinks.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leadline.activations import activation
+from leadline.gaussian.arguments import checked
 from leadline.theory.spectra.series import free_product_moments
 from leadline.theory.spectra.slopes import SlopeLaw, slope_law
 from leadline.theory.spectra.solve import density, upper_edge
@@ -134,6 +135,7 @@ class JacobianSpectrum:
         return torch.where(points < self.largest, value, 0.0).to(x.dtype)
 
 
+@checked()
 def jacobian_spectrum(
     obj: object, depth: int, *, K: float, C_W: float, C_b: float = 0.0, weights: str = "gaussian"
 ) -> JacobianSpectrum:

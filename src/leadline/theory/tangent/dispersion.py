@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow import Layers
 from leadline.theory.tangent.relu_layer import Gates, Tail
 
@@ -43,6 +44,7 @@ class Dispersion:
         return float(self.products[:, :, 0, 0].sum() / self.means[:, 0].sum() ** 2)
 
 
+@checked(negative=("norm",))
 def relu_dispersion(layers: Layers, norm: float = 1.0) -> Dispersion:
     r"""Exact mean and second moment of the tangent kernel of one input, for ReLU networks without biases at the start.
 
@@ -122,6 +124,7 @@ def _joint(
     return scale * along, scale * (n[m - 1] - 1) * across
 
 
+@checked()
 def relu_dispersion_limit(ratio: float) -> float:
     r"""E H^2 / (E H)^2 of the weights' contributions where depth and width grow at a fixed ratio r = L/n.
 

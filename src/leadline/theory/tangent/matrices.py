@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow import Layers, gram_of, kernel_matrices
 
 __all__ = ["tangent_matrices"]
 
 
+@checked()
 def tangent_matrices(layers: Layers, inputs: Tensor, K: Tensor | None = None) -> Tensor:
     r"""Infinite-width tangent kernel of every layer over m inputs.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow import Layers, gram_of, kernel_matrices, single_input_flow
 
 __all__ = ["LayerContributions", "layer_contributions", "layer_contributions_between"]
@@ -35,6 +36,7 @@ class LayerContributions:
         return (self.bias + self.weight) / self.total
 
 
+@checked()
 def layer_contributions(layers: Layers, norm: Tensor | float) -> LayerContributions:
     r"""Contributions of every layer to the last mean tangent kernel, for one input at a time.
 
@@ -69,6 +71,7 @@ def layer_contributions(layers: Layers, norm: Tensor | float) -> LayerContributi
     return _contributions(layers, moment, flow.chi_perp)
 
 
+@checked()
 def layer_contributions_between(layers: Layers, inputs: Tensor) -> LayerContributions:
     r"""Contributions of every layer to the last mean tangent kernel between m inputs.
 

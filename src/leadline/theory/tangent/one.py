@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow import Layers, SingleInputFlow, single_input_flow
 from leadline.theory.tangent.differential import Differential, next_differential
 from leadline.theory.tangent.link import links
@@ -123,6 +124,7 @@ class TangentFlow:
         return self.second
 
 
+@checked()
 def tangent_flow(layers: Layers, norm: Tensor | float, *, second: bool | None = None) -> TangentFlow:
     r"""Mean, fluctuations and differentials of the tangent kernel at every layer, for one input at a time.
 

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.criticality import CriticalPoint, UniversalityClass
 from leadline.theory.flow import Layers
 from leadline.theory.tangent.mean import layer_contributions
@@ -14,6 +15,12 @@ from leadline.theory.tangent.mean import layer_contributions
 __all__ = ["critical_rates", "equal_rates", "scaling_sentence"]
 
 
+@checked(
+    negative=(
+        "bias",
+        "weight",
+    )
+)
 def critical_rates(
     point: CriticalPoint, depth: int, *, bias: float = 1.0, weight: float = 1.0
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -50,6 +57,7 @@ def critical_rates(
     return tuple(bias * c for c in common), tuple(weight * c * layer**p_0 for layer, c in enumerate(common, start=1))
 
 
+@checked()
 def equal_rates(layers: Layers, norm: float, *, bias: float = 1.0, weight: float = 1.0) -> Layers:
     r"""The same network with learning rates that make all layers contribute exactly alike, at or off criticality.
 

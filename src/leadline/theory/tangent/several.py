@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.flow import Layers
 from leadline.theory.flow.joint import SKEW, checked_gram
 from leadline.theory.flow.replicas import Replicas
@@ -51,6 +52,7 @@ class TangentTensors(State):
         return State(**kept, second=second)
 
 
+@checked()
 @torch.no_grad()
 def tangent_tensors(layers: Layers, gram: Tensor) -> TangentTensors:
     r"""Mean, fluctuations and differentials of the tangent kernel between several inputs, at every layer.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.tangent.learned import MeanOutput, checked_targets
 from leadline.theory.tangent.several import TangentTensors
 
 __all__ = ["gradient_step"]
 
 
+@checked()
 def gradient_step(tensors: TangentTensors, targets: Tensor, rate: float) -> MeanOutput:
     r"""Mean output after one step of gradient descent on the squared error, at training and test inputs.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from leadline.gaussian.arguments import checked
 from leadline.theory.tangent.learned import MeanOutput, checked_targets
 from leadline.theory.tangent.several import TangentTensors
 from leadline.theory.tangent.several_state import State
@@ -41,6 +42,7 @@ def chain_integral(rates: Tensor, time: float) -> Tensor:
     return torch.linalg.matrix_exp(matrix)[..., 0, k - 1]
 
 
+@checked(infinite=("times",))
 def gradient_flow(tensors: TangentTensors, targets: Tensor, times: Sequence[float]) -> MeanOutput:
     r"""Mean output of a network under gradient flow on the squared error, at training and test inputs.
 
@@ -83,8 +85,8 @@ def gradient_flow(tensors: TangentTensors, targets: Tensor, times: Sequence[floa
         several outputs by the same expansion.
     """
     y = checked_targets(targets, tensors.K.shape[-1], tensors.layers.widths[-1])
-    if not all(t >= 0 for t in times):
-        raise ValueError(f"got times {list(times)[:6]}: give times that are not negative.")
+    if not len(times) or not all(t >= 0 for t in times):
+        raise ValueError(f"got times {list(times)[:6]}: give one or more that are not negative.")
     s, M = tensors.last, y.shape[0]
     rates, U = torch.linalg.eigh(s.Theta[:M, :M])
     if float(rates[0]) <= 1e-8 * float(rates[-1]) and max(times, default=0) == float("inf"):
