@@ -158,6 +158,8 @@ class Woven(nn.Module):
         (chain(nn.Softplus), "softplus has no scale and shift"),
         (chain(nn.GELU, bias=False), "the layer before it has no bias"),
         (chain(nn.ReLU, 14), "no weight can add a share of its input behind it"),
+        (nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(WIDTH, WIDTH), nn.Dropout(), nn.GELU())],
+                       nn.Linear(WIDTH, 3)).double(), "passes on no shift"),
         (Woven(True).double(), "frozen, tied or used twice"),
         (Woven(False).double(), "something other than layers with weights reads it"),
         (nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh())],

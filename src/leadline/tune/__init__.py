@@ -28,7 +28,7 @@ from leadline.tune.rate_layers import LayerRate, layer_rates
 from leadline.tune.rate_predict import Stability, predict_edge, stability
 from leadline.tune.rate_result import LearningRate
 from leadline.tune.rate_rules import UpdateRule, catapult_window, stable_curvature, stable_rate
-from leadline.tune.recipe import Decision, Group, ParameterLaw, Recipe
+from leadline.tune.recipe import Decision, Group, ParameterLaw, Recipe, Reshape
 from leadline.tune.tune import OPTIMIZERS, tune
 from leadline.tune.width import WidthForDepth, width_for_depth
 
@@ -51,6 +51,7 @@ __all__ = [
     "Group",
     "ParameterLaw",
     "Recipe",
+    "Reshape",
     "tune",
     "WidthForDepth",
     "width_for_depth",

@@ -58,7 +58,8 @@ class Decision:
     """One thing that the recipe changes, or advises where it cannot change it.
 
     Attributes:
-        what: "weights", "bias", "residual branch", "measured correction" or "advice".
+        what: "weights", "bias", "residual branch", "measured correction", "activation" or "advice"; with "graph: " before it
+            where it goes with ``graph=True`` alone.
         layer: qualified name of the parameter, or of the submodule that advice is about.
         before, after: the law in words; ``after`` is "" where nothing is changed.
         why: one sentence with its number.

@@ -12,7 +12,7 @@ from leadline.program import Program, Step, tied_parameters
 from leadline.theory import Prediction
 from leadline.tune.init_critical import Tuning, Tunings
 from leadline.tune.init_design import Plan, full_plan, words
-from leadline.tune.init_places import Places, parameter_of, passing
+from leadline.tune.init_places import Places, data_input, parameter_of, passing
 from leadline.tune.recipe import Decision, ParameterLaw
 from leadline.tune.reshape_design import Design, design_folding, reshaped_program
 from leadline.tune.reshape_survey import Survey
@@ -26,6 +26,7 @@ _HOMOGENEOUS = (
     "dropout", "constant_pad_nd", "pad", "mean", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "amax",
 )  # fmt: skip
+_NO_SHIFT = ("dropout", "rotary")
 _KINDS = ("gaussian", "orthogonal", "delta_orthogonal")
 
 
@@ -157,12 +158,24 @@ def _obstacle(step: Step, wrap: Wrap, places: Places, program: Program, free: se
         return "the layer before it has parameters that are frozen, tied or used twice"
     if wrap.b and bias is None:
         return "the layer before it has no bias"
+    if wrap.b and any(between.op in _NO_SHIFT for between in _between(step, places)):
+        return "what comes between it and the layer before it passes on no shift"
     readers = _readers(step, places)
     if readers is None:
         return "something other than layers with weights reads it"
     if any(parameter_of(r, program) not in free for r in readers):
         return "a layer behind it has weights that are frozen, tied, computed or used twice"
     return ""
+
+
+def _between(step: Step, places: Places) -> list[Step]:
+    """The steps that a nonlinearity's input passes through after the layer that makes it."""
+    found: list[Step] = []
+    source = places.steps.get(data_input(step) or "")
+    while source is not None and passing(source):
+        found.append(source)
+        source = places.steps.get(data_input(source) or "")
+    return found
 
 
 def _readers(step: Step, places: Places) -> list[Step] | None:
