@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leadline.program import UserError, trace
-from leadline.tune import Recipe, tune
+from leadline.tune import Recipe, param_scaled, param_tune, tune
 from leadline.tune.groups import parameter_roles
 from leadline.tune.init_places import find_places
 from leadline.tune.param_scaled import scaled_recipe
 
+TRACED: dict[tuple[int, ...], object] = {}
 X = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -26,7 +28,10 @@ def seeded(build: type[nn.Module] | object, *args: object, **kwargs: object) -> 
         return build(*args, **kwargs)  # type: ignore[operator]
 
 
+@functools.cache
 def mlp(width: int, depth: int = 2) -> nn.Module:
+    """One a size: tests that change it take a copy."""
+
     def build() -> nn.Module:
         layers: list[nn.Module] = []
         for i in range(depth):
@@ -83,6 +88,22 @@ class Language(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.out(self.norm(self.hidden(self.embed(tokens)).tanh()))
+
+
+@pytest.fixture(autouse=True)
+def _one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that several tests share are traced once."""
+
+    def remembered(model: nn.Module, x: object = None, *, args: tuple = (), **kwargs: object) -> object:
+        if model not in (mlp(16), mlp(64)):
+            return trace(model, x, args=args, **kwargs)
+        key = (id(model), *(id(a) for a in args))
+        if key not in TRACED:
+            TRACED[key] = trace(model, x, args=args, **kwargs)
+        return TRACED[key]
+
+    monkeypatch.setattr(param_scaled, "trace", remembered)
+    monkeypatch.setattr(param_tune, "trace", remembered)
 
 
 def scaled(
@@ -195,7 +216,7 @@ def test_attention_takes_one_over_its_dimension_into_the_queries() -> None:
     assert recipe.laws["query.weight"].std == pytest.approx(expected, rel=1e-6)
     assert "key.weight" not in recipe.laws
     # more heads of one size: nothing to do; a code that has 1/dimension itself: nothing either
-    for other in (seeded(Attention, 64, 8), seeded(Attention, 64, 2, scale=8**-0.5 / 4)):
+    for other in (seeded(Attention, 32, 4), seeded(Attention, 32, 2, scale=8**-0.5 / 2)):
         assert "query.weight" not in scaled(other, small, "mup", "adam", x).laws
     fused = scaled(seeded(Attention, 64, 2, fused=True), seeded(Attention, 16, 2, fused=True), "mup", "adam", x)
     assert recipe.summary["parametrization"]["folded"] == {"query.weight": 0.5, "query.bias": 0.5}
@@ -222,7 +243,7 @@ def test_a_tied_output_gives_its_factor_to_the_norm_before_it() -> None:
 
 
 def test_the_module_stays_a_plain_one() -> None:
-    wide = mlp(64)
+    wide = copy.deepcopy(mlp(64))
     recipe = scaled(wide, mlp(16), "mup", "adam")
     keys, before = list(wide.state_dict()), set(vars(wide)) | {n for m in wide.modules() for n in vars(m)}
     recipe.apply(wide)
@@ -232,7 +253,7 @@ def test_the_module_stays_a_plain_one() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in wide.modules())
     out = wide(X)
     twin = copy.deepcopy(wide)
-    fresh = mlp(64)
+    fresh = copy.deepcopy(mlp(64))
     fresh.load_state_dict(wide.state_dict())
     for other in (twin(X), fresh(X), torch.func.functional_call(wide, dict(wide.named_parameters()), (X,))):
         assert torch.equal(other, out)
@@ -250,7 +271,7 @@ def test_the_module_stays_a_plain_one() -> None:
 
 
 def test_it_compiles() -> None:
-    wide = mlp(64)
+    wide = copy.deepcopy(mlp(64))
     recipe = scaled(wide, mlp(16), "mup", "adam")
     compiled = torch.compile(wide, backend="eager")
     recipe.apply(compiled)
@@ -280,7 +301,7 @@ def test_rates_come_from_a_number_a_recipe_or_later() -> None:
 
 
 def test_a_recipe_with_factors_is_the_same_from_its_file(tmp_path: Path) -> None:
-    recipe = scaled(seeded(Residual, 16, 8), seeded(Residual, 16, 2))
+    recipe = scaled(seeded(Residual, 16, 3), seeded(Residual, 16, 2))
     recipe.save(tmp_path / "r.yaml")
     again = Recipe.load(tmp_path / "r.yaml")
     assert again.groups == recipe.groups

@@ -21,6 +21,7 @@ from leadline.plot import number
 from leadline.program import UserError, batch_from
 from leadline.program.errors import plain
 from leadline.tune.param_scaled import scaled_recipe
+from leadline.tune.param_tune import traced_base
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,7 +239,9 @@ def coordinate_check(
     args, kwargs = batch_from(x)[:2]
     layers: tuple[str, ...] | None = None
     rows: list[list[tuple[Tensor, Tensor]]] = []
-    base = _built(build, base_width or widths[0], seed) if parametrization is not None else None
+    base = None
+    if parametrization is not None:
+        base = traced_base(_built(build, base_width or widths[0], seed), args, kwargs)
     for width in widths:
         row = []
         recipe, folded = None, {}

@@ -11,7 +11,7 @@ import torch
 from leadline.program import Program, Ref, Step, tied_parameters
 from leadline.tune.init_places import NORMS, Branch, Places, parameter_of
 
-__all__ = ["Head", "attention_heads", "branch_multiplier", "in_branches", "tied_gain"]
+__all__ = ["Head", "attention_heads", "branch_multiplier", "in_branches", "step_parameters", "tied_gain"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def attention_heads(program: Program, places: Places) -> tuple[Head, ...]:
         ):
             found.append(Head(step.layer, size, scale, obstacle="one matrix makes queries, keys and values"))
         else:
-            found.append(Head(step.layer, size, scale, _parameters(source, program)))
+            found.append(Head(step.layer, size, scale, step_parameters(source, program)))
     return tuple(found)
 
 
@@ -78,7 +78,16 @@ def _reaches(places: Places, source: str, step: Step, slots: Iterable[str]) -> b
     return False
 
 
-def _parameters(step: Step, program: Program) -> tuple[str, ...]:
+def step_parameters(step: Step, program: Program) -> tuple[str, ...]:
+    """Weight and bias of a step.
+
+    Args:
+        step: of the network.
+        program: of the network.
+
+    Returns:
+        Qualified names, tied ones under their first; without a bias, the weight alone.
+    """
     first = tied_parameters(program.model)
     names = (parameter_of(step, program, slot) for slot in ("weight", "bias"))
     return tuple(first[n] for n in names if n is not None)
@@ -204,5 +213,5 @@ def tied_gain(program: Program, places: Places) -> tuple[str | None, tuple[str, 
         gain = parameter_of(norm, program)
         if gain is None:
             return name, (), "the norm before it has no gain"
-        return name, _parameters(norm, program), ""
+        return name, step_parameters(norm, program), ""
     return None, (), ""

@@ -99,7 +99,10 @@ def against(program: Program, places: Places, width: int) -> dict[str, Grown]:
     for name, slot in slots.items():
         fan_in, fan_out = sizes[name]
         role = "vector" if slot.slot == "bias" or program.exported.state[name].dim() < 2 else slot.role
-        reads = fan_in / kernel_of(program, name) / width if role in ("hidden", "output") else 1.0
+        channels = fan_in / kernel_of(program, name)
+        # a convolution of each channel by itself reads one at any width
+        reads = channels / width if role in ("hidden", "output") and channels > 1 else 1.0
+        role = "input" if role == "hidden" and channels == 1 else role
         # the output's own bias does not grow
         gives = 1.0 if "output" in (slot.role, role) else fan_out / width
         found[name] = Grown(role, reads, gives)

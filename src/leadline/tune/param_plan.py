@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from leadline.program import Program
+from leadline.program import Program, tied_parameters
 from leadline.tune.groups import DECOUPLED, ROLES, vector_decay
 from leadline.tune.init_design import branch_factors
 from leadline.tune.init_places import Places
 from leadline.tune.param_abc import Parametrization, Shift, kind_of
-from leadline.tune.param_fold import attention_heads, branch_multiplier, in_branches, tied_gain
+from leadline.tune.param_fold import attention_heads, branch_multiplier, in_branches, step_parameters, tied_gain
 from leadline.tune.param_match import Grown, against, grown
 from leadline.tune.recipe import Decision, Group
 
@@ -141,13 +141,14 @@ def _branches(
         plan.decisions.append(Decision("advice", "", "", "", f"{said}nothing of depth; 'depth_mup' does.", _DEPTH))
         return
     factors, base_factors = branch_factors(places), branch_factors(base[1])
-    base_branches = {b.parameter: b for b in base[1].branches if b.parameter}
+    first, base_first = tied_parameters(program.model), tied_parameters(base[0].model)
+    base_branches = {base_first[b.parameter]: b for b in base[1].branches if b.parameter}
     for branch in places.branches:
-        if not branch.parameter:
+        if not branch.parameter or branch.end is None:
             said = f"the branch that ends at '{branch.sum}' takes no factor, since it ends in {branch.obstacle}."
             plan.decisions.append(Decision("advice", branch.sum, "", "", said, _DEPTH))
             continue
-        end = plan.factors[branch.parameter]
+        end = plan.factors[first[branch.parameter]]
         other = base_branches.get(end.grown.base)
         if other is None or end.part == "ends a branch":
             continue
@@ -158,14 +159,8 @@ def _branches(
             continue
         why = f"it ends one of {len(places.branches)} branches against {len(base[1].branches)}, 1/sqrt(depth) each"
         why += "" if coded == 1 else f", of which the network's code has {coded:.4g}"
-        names = [branch.parameter, *_bias_of(branch.parameter, plan)]
-        for name in names:
+        for name in step_parameters(places.steps[branch.end], program):
             plan.factors[name].fold(factor, chosen.optimizer, "ends a branch", why)
-
-
-def _bias_of(weight: str, plan: Plan) -> list[str]:
-    bias = f"{weight.removesuffix('weight')}bias"
-    return [bias] if weight.endswith("weight") and bias in plan.factors else []
 
 
 def _attention(
@@ -178,7 +173,7 @@ def _attention(
     by_weight = {h.weights: h for h in there if h.weights}
     said: set[str] = set()
     for head in here:
-        other = by_weight.get(tuple(plan.factors[n].grown.base for n in head.weights), there[min(len(there) - 1, 0)])
+        other = by_weight.get(tuple(plan.factors[n].grown.base for n in head.weights), there[0])
         wanted = (head.size / other.size) ** -(0.5 + chosen.attention)
         factor = wanted / (head.scale / other.scale)
         if math.isclose(factor, 1):

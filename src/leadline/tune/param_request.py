@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from leadline.program import Program
 from leadline.program.errors import UserError, near, plain
+from leadline.tune.init_places import Places
 from leadline.tune.param_abc import PARAMETRIZATIONS, kind_of
 from leadline.tune.recipe import Recipe
 
-__all__ = ["REFERENCE_WIDTH", "Request", "request_scaling"]
+__all__ = ["REFERENCE_WIDTH", "Request", "Traced", "request_scaling"]
 
+Traced = tuple[Program, Places]
 REFERENCE_WIDTH = 128  # counts as the base where none is given: rates passed for all are those of such a width
 
 
@@ -22,25 +25,25 @@ class Request:
 
     Attributes:
         name: of it; None for muP, with depth where the numbers of residual branches differ.
-        base: a narrower network, or a width that counts as the base.
+        base: a narrower network, its Program and places, or a width that counts as the base.
         base_lr: rate that was found for the base, or the base's recipe with its rates, or None.
         optimizer: name.
     """
 
     name: str | None
-    base: nn.Module | int
+    base: nn.Module | Traced | int
     base_lr: float | Recipe | None
     optimizer: str
 
 
 def request_scaling(
-    name: str | None, base: nn.Module | int | None, base_lr: float | Recipe | None, optimizer: str | None
+    name: str | None, base: nn.Module | Traced | int | None, base_lr: float | Recipe | None, optimizer: str | None
 ) -> Request | None:
     """Check what is asked for.
 
     Args:
         name: of the parametrization, or None.
-        base: a small network, or a width, or None.
+        base: a small network, traced or not, or a width, or None.
         base_lr: rate that was found for the base, or its recipe, or None.
         optimizer: name, or None.
 
@@ -62,7 +65,7 @@ def request_scaling(
     if name is not None and name not in PARAMETRIZATIONS:
         raise UserError(f"there is no parametrization '{plain(name)}': {near(name, PARAMETRIZATIONS)}.")
     width = REFERENCE_WIDTH if base is None else base
-    if not isinstance(width, nn.Module):
+    if not isinstance(width, (nn.Module, tuple)):
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise UserError(f"the base is {plain(repr(width))}, expected a module or a width of 1 or more: pass one.")
         if name == "depth_mup":

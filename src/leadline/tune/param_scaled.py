@@ -10,7 +10,7 @@ from torch import nn
 import leadline
 from leadline.program import trace
 from leadline.tune.init_places import find_places
-from leadline.tune.param_request import request_scaling
+from leadline.tune.param_request import Traced, request_scaling
 from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
@@ -20,7 +20,7 @@ __all__ = ["scaled_recipe"]
 
 def scaled_recipe(
     model: nn.Module,
-    base: nn.Module,
+    base: nn.Module | Traced,
     parametrization: str | None,
     optimizer: str,
     *,
@@ -33,7 +33,7 @@ def scaled_recipe(
 
     Args:
         model: the network.
-        base: the narrower one.
+        base: the narrower one, traced or not.
         parametrization: name; None as for :func:`leadline.tune.tune`.
         optimizer: name.
         args: positional call arguments.

@@ -17,13 +17,14 @@ from leadline.tune.init_design import words
 from leadline.tune.init_places import Places, find_places
 from leadline.tune.param_abc import Parametrization, parametrization
 from leadline.tune.param_plan import Factors, Plan, plan_factors, scaled_groups
-from leadline.tune.param_request import Request
+from leadline.tune.param_request import Request, Traced
 from leadline.tune.recipe import Decision, ParameterLaw, Recipe
 from leadline.tune.recipe_apply import unwrap
 
-__all__ = ["Scaling", "plan_scaling"]
+__all__ = ["Scaling", "plan_scaling", "traced_base"]
 
 _SIGMAS = 4.0
+_ORTHOGONAL = ("orthogonal", "delta_orthogonal")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Scaling:
             return old.kind == "constant" and math.isclose(old.mean, law.mean)
         if factors.grown.role == "vector":
             return False  # too few entries to tell by
+        if law.kind in _ORTHOGONAL and old.kind != law.kind:
+            return False
         size, wanted = math.sqrt(old.second_moment), math.hypot(law.std, law.mean)
         count = 1 / self.program.exported.state[name].numel()
         if not isinstance(self.base, int):
@@ -133,7 +136,9 @@ class Scaling:
             return "tied"
         if not self.program.exported.state[name].requires_grad:
             return "frozen"
-        return "trained" if old.trained else ""
+        if old.trained:
+            return "trained"
+        return "of no single init law" if old.kind == "structured" else ""
 
     def _rates(self, recipe: Recipe, groups: tuple[Any, ...]) -> list[Decision]:
         found: list[Decision] = []
@@ -170,11 +175,9 @@ def _wanted(source: Law | ParameterLaw, factors: Factors, old: Law) -> Parameter
         return ParameterLaw("constant", 0.0, factors.std * source.mean, old.fan_in)
     if factors.grown.role == "vector" and factors.std == 1:
         return None  # what a bias or gain starts with fades beside what it learns
-    if isinstance(source, Law) and source.trained:
+    if source.std == 0 or (isinstance(source, Law) and (source.trained or source.kind == "structured")):
         return None
-    if source.std == 0:
-        return None
-    kind = source.kind if source.kind in ("orthogonal", "delta_orthogonal") else "gaussian"
+    kind = source.kind if source.kind in _ORTHOGONAL else "gaussian"
     return ParameterLaw(kind, factors.std * source.std, factors.std * source.mean, old.fan_in)
 
 
@@ -197,7 +200,7 @@ def plan_scaling(request: Request, program: Program | None, places: Places | Non
             "the network cannot be written as a graph, which a parametrization needs: see what the check says."
         )
     name, base = request.name, request.base
-    small = base if isinstance(base, int) else _traced(base, program.args, program.kwargs)
+    small = traced_base(base, program.args, program.kwargs) if isinstance(base, nn.Module) else base
     size = f"a width of {base}" if isinstance(base, int) else "the base network"
     if name is None:
         deeper = not isinstance(small, int) and len(places.branches) != len(small[1].branches)
@@ -209,7 +212,20 @@ def plan_scaling(request: Request, program: Program | None, places: Places | Non
     return Scaling(chosen, plan, program, small if isinstance(small, int) else small[0], rates, size)
 
 
-def _traced(base: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Places]:
+def traced_base(base: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """Read a base network.
+
+    Args:
+        base: the module.
+        args: positional call arguments.
+        kwargs: keyword call arguments.
+
+    Returns:
+        Its Program, and the places of its steps.
+
+    Raises:
+        UserError: it cannot be written as a graph on these arguments.
+    """
     try:
         program = trace(unwrap(base), args=args, kwargs=kwargs)
     except ExportFailure as error:
