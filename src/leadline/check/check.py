@@ -45,6 +45,7 @@ def check(
     law: Mapping[str, Mapping[str, float]] | None = None,
     loss: TrainingLoss | None = None,
     targets: Tensor | None = None,
+    susceptibilities: bool = True,
     progress: Progress | None = None,
     preview: Callable[[Report], None] | None = None,
     target: str = "",
@@ -64,6 +65,7 @@ def check(
         law: ``{module name: {"C_W": …, "C_b": …}}``, laws that override those read from the weights.
         loss: "cross_entropy", "mse" or a function of (output, targets).
         targets: of this batch, for the loss; taken from `x` where it is an (inputs, targets) pair.
+        susceptibilities: measure those too, and not only predict them; half of the measuring time goes there.
         progress: called with (what is done, steps done, steps in all).
         preview: called with a report of the prediction alone, as soon as there is one: measuring takes longer.
         target: what the report calls the network.
@@ -118,7 +120,7 @@ def check(
 
     if preview is not None and prediction is not None:
         preview(report(None, None))
-    measurement = _measure(model, positional, named, draws, seed, program, progress)
+    measurement = _measure(model, positional, named, draws, seed, program, progress, susceptibilities)
     facts = None
     if loss is not None and targets is not None:
         facts = _loss(model, positional, named, loss, targets, prediction, seed)
@@ -201,10 +203,13 @@ def _measure(
     seed: int,
     program: Program | None,
     progress: Progress | None,
+    susceptibilities: bool,
 ) -> Measurement:
     inner = None if progress is None else lambda done, total: progress("measuring", done, total)
     if program is not None:
-        return measure(model, draws=draws, seed=seed, program=program, progress=inner)
+        return measure(
+            model, draws=draws, seed=seed, program=program, progress=inner, susceptibilities=susceptibilities
+        )
     return measure(model, draws=draws, seed=seed, args=args, kwargs=kwargs, progress=inner)
 
 

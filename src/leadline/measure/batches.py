@@ -51,6 +51,7 @@ def run_draws(
     batched: bool = True,
     same_network: bool = False,
     constant: frozenset[str] = frozenset(),
+    susceptibilities: bool = True,
     progress: Progress | None = None,
 ) -> Draws:
     """Measure draws 0 to count - 1.
@@ -64,6 +65,7 @@ def run_draws(
         batched: whether to try several draws at once.
         same_network: the state is the same in every draw; the random changes then differ from draw to draw.
         constant: names of tensors that are the same in all draws.
+        susceptibilities: whether to follow changes forward too, which takes two more passes a draw.
         progress: called with (draws done, draws in all).
 
     Returns:
@@ -80,7 +82,8 @@ def run_draws(
     def one(state: Mapping[str, Tensor], probe: Tensor, shared: Mapping[str, Tensor]) -> Stats:
         # over fresh weights, one set of signs is as good as many: their average is the same
         full = {**shared, **state}
-        return gradients_and_moments(plan, leaves, full, probe) | growth(plan, leaves, full, signs)
+        back = gradients_and_moments(plan, leaves, full, probe)
+        return back | growth(plan, leaves, full, signs) if susceptibilities else back
 
     size = _batch(plan, count) if batched and not same_network else 1
     found = Draws(batched=size)

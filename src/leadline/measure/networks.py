@@ -36,6 +36,7 @@ def measure(
     progress: Progress | None = None,
     antithetic: bool = False,
     batched: bool = True,
+    susceptibilities: bool = True,
 ) -> Measurement:
     """Measure on re-drawn networks, or on this very one, what theory predicts of it.
 
@@ -60,6 +61,7 @@ def measure(
             mean; standard
             errors are over pairs.
         batched: run several draws at once where the graph allows it.
+        susceptibilities: measure those too; they take two forward-mode passes a draw, half of the time.
 
     Returns:
         The measurement.
@@ -88,6 +90,7 @@ def measure(
             seed=seed,
             probes=1,
             same_network=True,
+            susceptibilities=susceptibilities,
             progress=progress,
         )
     else:
@@ -96,8 +99,9 @@ def measure(
         states = _mirrored(redrawer, program, seed) if antithetic else lambda i: redrawer.draw(seed + i)
         kept = frozenset(n for n, r in redrawer.report.routes.items() if r.way == "kept")
         result = run_draws(
-            plan, states, draws, seed=seed, probes=probes, batched=batched, constant=kept, progress=progress
-        )
+            plan, states, draws, seed=seed, probes=probes, batched=batched, constant=kept,
+            susceptibilities=susceptibilities, progress=progress,
+        )  # fmt: skip
     found.batched, found.single = result.batched, result.reason
     stats: dict[str, dict[str, Tensor]] = {}
     for key, value in result.stats.items():

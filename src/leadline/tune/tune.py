@@ -25,6 +25,7 @@ from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
 from leadline.tune.reshape_tune import Reshaping, plan_reshaping
+from leadline.tune.second_look import is_large, second_look
 from leadline.tune.width import width_decision
 
 __all__ = ["OPTIMIZERS", "tune"]
@@ -105,11 +106,13 @@ def tune(
         )
     request = request_scaling(parametrization, base, base_lr, optimizer)
     inner = unwrap(model)
+    large = is_large(inner)
 
     def checked(network: nn.Module) -> Report:
         return check(
-            network, x, args=args, kwargs=kwargs, draws=draws, seed=seed, loss=loss, targets=targets, progress=progress
-        )
+            network, x, args=args, kwargs=kwargs, draws=draws, seed=seed, loss=loss, targets=targets, progress=progress,
+            susceptibilities=not large,
+        )  # fmt: skip
 
     first = checked(inner)
     program = first.program
@@ -128,7 +131,12 @@ def tune(
         found = recipe.replace(decisions=_last_words(first))
         if not scaling.inherits:
             found = _weights(recipe, inner, first, places, checked, max(first.draws, draws or 2, 2), None, progress)
-        return scaling.onto(found, inner, checked, _facts)
+
+        def again(network: nn.Module) -> Report:
+            cheap = large and not scaling.inherits and not found.laws
+            return (second_look(first, network) if cheap else None) or checked(network)
+
+        return scaling.onto(found, inner, again, _facts)
     reshaping = plan_reshaping(first, places) if reshape_activations else None
     most = max(first.draws, draws or 2, 2)
     if progress is not None and reshaping is not None:
@@ -168,7 +176,7 @@ def _weights(
     candidate = plan.stated(program)
     if progress is not None:
         progress("measuring the plan", 0, 1)
-    measurement = measure(inner, program=candidate, draws=draws, seed=recipe.seed)
+    measurement = measure(inner, program=candidate, draws=draws, seed=recipe.seed, susceptibilities=not is_large(inner))
     corrected = correct(plan, candidate, places, prediction, measurement)
     summary = {
         "before": _facts(first),
@@ -211,7 +219,7 @@ def _very_network(model: nn.Module, report: Report, seed: int) -> list[Verdict]:
     if report.program is None or report.prediction is None:
         return []
     program = report.program
-    found = measure(model, program=program, draws=0, seed=seed)
+    found = measure(model, program=program, draws=0, seed=seed, susceptibilities=not is_large(model))
     batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
     evidence = collect(
         model, program, report.prediction.rows, found.rows, batch=batch, dead=dead_shares(program),
