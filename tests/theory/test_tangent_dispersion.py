@@ -148,3 +148,22 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="not negative"):
         relu_dispersion_limit(-0.1)
     assert math.isfinite(weights_only(1, 1))
+
+
+def test_phases_at_a_fixed_depth_over_width() -> None:
+    # what Seleznova and Kutyniok (2022) state: 1 + O(1/n) in the ordered phase, exponential growth at the edge and beyond
+    found = {}
+    for a in (0.6, 1.0, 1.4):
+        for n in (40, 80):
+            layers = Layers.of("relu", widths=[n] * (n + 1) + [1], C_W=2 * a, lambda_W=2 * a)
+            found[a, n] = relu_dispersion(layers)
+    ordered = [found[0.6, n].ratio - 1 for n in (40, 80)]
+    assert ordered[0] / ordered[1] == pytest.approx(2, abs=0.1)
+    assert found[1.0, 80].ratio > 20
+    assert found[1.4, 80].ratio == pytest.approx(found[1.4, 80].weights_only, rel=0.02)
+    limits = [2 * found[a, 80].weights_only - found[a, 40].weights_only for a in (0.6, 1.0, 1.4)]
+    assert limits == pytest.approx([relu_dispersion_limit(1.0)] * 3, rel=0.02)
+    # their constant with layers that decorrelate as e^(-4|l-m|/n) is right to first order in L/n only
+    theirs = [math.exp(5 * r) / (2 * r) * (1 - (1 - math.exp(-4 * r)) / (4 * r)) for r in (1e-3, 1.0)]
+    assert theirs[0] == pytest.approx(relu_dispersion_limit(1e-3), abs=2e-6)
+    assert theirs[1] < 0.8 * limits[0]
