@@ -107,7 +107,7 @@ def _one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scaled(
-    model: nn.Module, base: nn.Module, name: str | None = None, optimizer: str = "adam", x: Tensor = X
+    model: nn.Module, base: nn.Module | int, name: str | None = None, optimizer: str = "adam", x: Tensor = X
 ) -> Recipe:
     return scaled_recipe(model, base, name, optimizer, args=(x,))
 
@@ -316,6 +316,27 @@ def test_a_width_counts_as_the_base_too() -> None:
     assert any("a width of 128" in d.why for d in recipe.decisions)
     ratio = recipe.laws["4.weight"].std / float(wide[4].weight.detach().square().mean().sqrt())
     assert ratio == pytest.approx(math.sqrt(0.5), rel=1e-6)
+
+
+def test_convolutions_of_each_channel_by_itself_read_one_at_any_width() -> None:
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3, groups=width), nn.ReLU(),
+            nn.Conv2d(width, width, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * width, 3),
+        )  # fmt: skip
+
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    by_base = factors(scaled(seeded(build, 32), seeded(build, 8), "mup", "adam", x))
+    assert [by_base[f"{i}.weight"] for i in (0, 2, 4, 7)] == [1, 1, 0.25, 0.25]
+    by_width = factors(scaled(seeded(build, 32), 8, "mup", "adam", x))
+    assert [by_width[f"{i}.weight"] for i in (0, 2, 4)] == [1, 1, 0.25]
+
+
+def test_an_orthogonal_base_makes_orthogonal_wide_ones() -> None:
+    small = copy.deepcopy(mlp(16))
+    nn.init.orthogonal_(small[2].weight)
+    law = scaled(mlp(64), small).laws["2.weight"]
+    assert (law.kind, law.C_W) == ("orthogonal", pytest.approx(1.0, rel=1e-6))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ __all__ = ["scaled_recipe"]
 
 def scaled_recipe(
     model: nn.Module,
-    base: nn.Module | Traced,
+    base: nn.Module | Traced | int,
     parametrization: str | None,
     optimizer: str,
     *,
@@ -33,7 +33,7 @@ def scaled_recipe(
 
     Args:
         model: the network.
-        base: the narrower one, traced or not.
+        base: the narrower one, traced or not, or a width.
         parametrization: name; None as for :func:`leadline.tune.tune`.
         optimizer: name.
         args: positional call arguments.
