@@ -232,3 +232,16 @@ def test_tune_reshapes_a_deep_chain_and_leaves_a_shallow_one() -> None:
     assert not shallow.reshapes
     assert not shallow.scales
     assert any("no activation is reshaped" in d.why for d in shallow.decisions)
+
+
+def test_a_network_without_a_graph_is_told_so() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) if x.sum().item() > 1e9 else 2 * self.a(x)
+
+    made = tune(Branching(), batch(), draws=2, reshape_activations=True)
+    assert "no activation is reshaped, since the network could not be predicted" in made.decisions[-1].why

@@ -11,6 +11,7 @@ from torch import nn
 from leadline.check import Report
 from leadline.measure import measure
 from leadline.program import Program, tied_parameters
+from leadline.program.errors import plain
 from leadline.theory import Prediction, predict
 from leadline.tune.graph_places import Place
 from leadline.tune.init_choose import verdict_counts
@@ -23,7 +24,7 @@ from leadline.tune.reshape_laws import Folded, folding_plan, shaped_plan
 from leadline.tune.reshape_survey import survey
 from leadline.tune.reshape_wrap import Wrap
 
-__all__ = ["Reshaping", "plan_reshaping"]
+__all__ = ["Reshaping", "no_graph", "plan_reshaping"]
 
 _DKS = (
     "Martens et al. (2021), Rapid training of deep neural networks without skip connections … using Deep Kernel Shaping"
@@ -187,3 +188,16 @@ def plan_reshaping(report: Report, places: Places | None) -> Reshaping | None:
     if report.program is None or places is None or report.prediction is None:
         return None
     return Reshaping(report.program, places, report.prediction)
+
+
+def no_graph(report: Report) -> tuple[Decision, ...]:
+    """What is said where there is no graph to reshape.
+
+    Args:
+        report: of the network.
+
+    Returns:
+        One decision.
+    """
+    why = f"no activation is reshaped, since the network could not be predicted ({plain(report.reason, 200)})"
+    return (Decision("advice", "", "", "", why),)

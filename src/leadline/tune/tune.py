@@ -24,7 +24,7 @@ from leadline.tune.param_request import request_scaling
 from leadline.tune.param_tune import plan_scaling
 from leadline.tune.recipe import Decision, Group, Recipe
 from leadline.tune.recipe_apply import fingerprint, unwrap
-from leadline.tune.reshape_tune import Reshaping, plan_reshaping
+from leadline.tune.reshape_tune import Reshaping, no_graph, plan_reshaping
 from leadline.tune.second_look import is_large, second_look
 from leadline.tune.width import width_decision
 
@@ -143,7 +143,7 @@ def tune(
         progress("reshaping the activations", 0, 1)
     found = _weights(recipe, inner, first, places, checked, most, reshaping, progress)
     if reshaping is None:
-        return found
+        return found.replace(decisions=(*found.decisions, *no_graph(first))) if reshape_activations else found
     found = reshaping.graph(found, inner, first, most, checked, _facts)
     return found.replace(decisions=(*reshaping.changes(found), *found.decisions, *reshaping.advice()))
 
