@@ -39,7 +39,13 @@ def moments(fn: Fn, wrap: Wrap) -> tuple[float, float, float, float]:
     return tuple(float((w * v).sum()) for v in (phi, phi**2, phi * slope * x, slope**2))  # type: ignore[return-value]
 
 
-SMOOTH = {"tanh": torch.tanh, "gelu": F.gelu, "quick": quick_gelu, "sin": torch.sin, "softplus": F.softplus}
+SMOOTH: dict[str, Fn] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "quick": quick_gelu,
+    "sin": torch.sin,
+    "softplus": F.softplus,
+}
 
 
 @pytest.mark.parametrize(

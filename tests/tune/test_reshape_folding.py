@@ -79,9 +79,9 @@ def pair(name: str, optimizer: str) -> tuple[Recipe, nn.Module, nn.Module, Folde
         for name, wrap in fold.design.wraps.items():
             layer = places.feeding(places.steps[name])
             assert layer is not None
-            parameters[f"{layer.layer}.bias"] -= wrap.b
+            parameters[f"{layer.layer}.bias"].sub_(wrap.b)
         for name, factor in fold.scales.items():
-            parameters[name] /= factor
+            parameters[name].div_(factor)
     install(around, {found.located[n]: w for n, w in fold.design.wraps.items()})  # type: ignore[misc]
     return recipe, inside, around, fold
 

@@ -29,7 +29,7 @@ DEPTH, WIDTH, RATE, STEPS = 50, 64, 3e-4, 200
 class Critical(Tunings):
     """The nearest to a critical point that GELU has, however deep the chain is."""
 
-    depth = property(lambda self: 0, lambda self, value: None)  # type: ignore[assignment]
+    depth = property(lambda self: 0, lambda self, value: None)
 
 
 def digits() -> tuple[Tensor, Tensor]:
