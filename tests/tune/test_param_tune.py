@@ -251,6 +251,7 @@ def test_the_module_stays_a_plain_one() -> None:
     assert set(vars(wide)) | {n for m in wide.modules() for n in vars(m)} == before
     assert all(not vars(p) for p in wide.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in wide.modules())
+    assert not scaled(wide, mlp(16), "mup", "adam").laws  # it is as it should be
     out = wide(X)
     twin = copy.deepcopy(wide)
     fresh = copy.deepcopy(mlp(64))

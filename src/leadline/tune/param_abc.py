@@ -278,7 +278,7 @@ def parametrization(name: str, optimizer: str = "sgd", hidden: int = 2) -> Param
         UserError: no such parametrization or optimizer, mean-field scaling for a deep network, or LAMB.
 
     >>> parametrization("mup", "adam").folded().hidden
-    Exponents(a=0.0, b=0.5, c=1.0)
+    Exponents(a=0, b=0.5, c=1.0)
     >>> parametrization("mean_field", hidden=1).same_as(parametrization("mup"), hidden=1)
     True
     """
