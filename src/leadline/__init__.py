@@ -3,7 +3,8 @@
 :func:`trace` reads a module, :func:`predict` says what theory expects of it, :func:`measure` measures the same,
 :func:`compare` puts the two side by side, and :func:`check` does all of it and gives verdicts. :func:`critical_point`,
 :func:`phase_diagram` and :func:`flow` are the theory of an activation on its own; :func:`tune` writes a recipe
-of initial weights, :func:`learning_rate` says which rate.
+of initial weights, :func:`learning_rate` says which rate, :func:`coordinate_check` whether it carries over to other
+widths, and :class:`Monitor` watches a network train.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ from leadline.theory.criticality import CriticalPoint as CriticalPoint
 from leadline.theory.criticality import PhaseDiagram as PhaseDiagram
 from leadline.theory.criticality import critical_point as critical_point
 from leadline.theory.criticality import phase_diagram as phase_diagram
+from leadline.tune import CoordinateCheck as CoordinateCheck
+from leadline.tune import Monitor as Monitor
 from leadline.tune import Recipe as Recipe
+from leadline.tune import coordinate_check as coordinate_check
 from leadline.tune import learning_rate as learning_rate
 from leadline.tune import tune as tune
 
 __all__ = [
-    "Activation", "Comparison", "CriticalPoint", "Flow", "Measurement", "PhaseDiagram", "Prediction", "Program",
-    "Recipe", "Report", "UserError", "Verdict", "__version__", "activation", "check", "compare", "critical_point", "flow",
-    "learning_rate", "measure", "phase_diagram", "predict", "top_curvature", "trace", "tune",
+    "Activation", "Comparison", "CoordinateCheck", "CriticalPoint", "Flow", "Measurement", "Monitor", "PhaseDiagram",
+    "Prediction", "Program", "Recipe", "Report", "UserError", "Verdict", "__version__", "activation", "check", "compare",
+    "coordinate_check", "critical_point", "flow", "learning_rate", "measure", "phase_diagram", "predict", "top_curvature", "trace", "tune",
 ]  # fmt: skip
 
 
