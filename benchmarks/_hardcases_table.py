@@ -146,7 +146,8 @@ def _head(rows: Sequence[Row], rates: Sequence[float], seeds: int) -> str:
     return f"""# Hard cases
 
 Networks that torch's own initial weights do not train, under the weights and the rate of Leadline and under other
-initializations. The page is the output of `python benchmarks/hardcases.py -o results.jsonl --page docs/hardcases.md`.
+initializations. The page is the output of `python benchmarks/hardcases.py -o results.jsonl --page docs/hardcases.md` (with
+`--table`: of what `results.jsonl` holds so far; what is not run has a dash).
 
 Each network learns scikit-learn's digits ({1797 - HELD_OUT} of them; {HELD_OUT} are held out) with Adam, {STEPS} steps, {seeds} seeds.
 Contenders are trained at each of the rates {", ".join(f"{r:g}" for r in rates)} and stand here at the one with the lowest mean
@@ -154,7 +155,11 @@ log-loss. Leadline takes the rate of `leadline.tune.learning_rate(..., batch_siz
 training samples (in passes of a batch: {_passes(rows)}; a sweep of seven rates takes {7 * STEPS}). A network *trains*
 if its mean training loss at the end is below {TRAINS:g} (chance {math.log(CLASSES):.3f}). It *reaches* the best contender if its
 log-loss, paired by seed, is within 10 % or two standard errors of that one's, and its accuracy on held-out digits is not lower by
-more than two standard errors. Networks, widths and batches are in `benchmarks/_hardcases_cases.py`.
+more than two standard errors. Networks, widths and batches are in `benchmarks/_hardcases_cases.py`,
+the contenders' definitions in `benchmarks/_hardcases_init.py`. Deep Kernel Shaping is run with its authors' package on the plain
+chains whose nonlinearity it knows, for ReLU with tailored leaky ReLUs; it changes activations, as the second table does. muP has no
+entry, since at its base width it is torch's own. *leadline swept* has Leadline's weights at the seven rates: no contender, it tells
+whether weights or rate are at fault.
 """
 
 
@@ -174,11 +179,16 @@ def _summary(rows: Sequence[Row], seeds: int) -> str:
             lines.append(f"- {column}: not run.")
             continue
         trains, reach = sum(c.trains for _, c in cells), sum(r.reaches(c) for r, c in cells)
-        lines.append(f"- {column}: trains on {trains} and reaches on {reach} of {len(cells)} hard cases.")
+        closely = sum(r.reaches(c) and r.against(c)[0] <= WITHIN for r, c in cells)
+        lines.append(
+            f"- {column}: trains on {trains} and reaches on {reach} of {len(cells)} hard cases (within 10 %: {closely}; else by "
+            "two standard errors of three seeds)."
+        )
     both = [(r, [c for c in r.ours.values() if c is not None]) for r in hard if r.best is not None]
     both = [(r, cells) for r, cells in both if cells]
     reach = sum(any(r.reaches(c) for c in cells) for r, cells in both)
-    lines.append(f"- better of the columns: reaches on {reach} of {len(both)}.")
+    trains = sum(any(c.trains for c in cells) for _, cells in both)
+    lines.append(f"- better of the columns: trains on {trains} and reaches on {reach} of {len(both)}.")
     lacking = [r.case.id for r in rows if len(r.contenders) < len(CONTENDERS) or not _whole(r, seeds)]
     missing = [c.id for c in CASES if c.id not in {r.case.id for r in rows}]
     lines.append(f"- incomplete: {', '.join(lacking) or 'none'}; not run: {', '.join(missing) or 'none'}.")
@@ -186,7 +196,7 @@ def _summary(rows: Sequence[Row], seeds: int) -> str:
 
 
 def _whole(row: Row, seeds: int) -> bool:
-    return all(len(c.runs) == seeds for c in (*row.contenders, row.ours[OURS]) if c is not None)
+    return all(c is not None and len(c.runs) == seeds for c in (*row.contenders, *row.ours.values()))
 
 
 def _table(rows: Sequence[Row], column: str) -> str:
