@@ -159,6 +159,38 @@ def test_without_a_budget_every_reading_is_taken(monkeypatch: pytest.MonkeyPatch
     assert "the next reading waits" in " ".join(str(dear).split())
 
 
+def test_the_first_search_under_adam_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["leadline.tune.monitor_sharpness"]
+    make, clock = module.hessian_product, Clock()
+
+    def timed(objective: Any) -> Callable[[Tensor], Tensor]:
+        product = make(objective)
+        apply = product._apply
+
+        def slow(vector: Tensor) -> Tensor:
+            clock.now += 1.0
+            return apply(vector)
+
+        product._apply = slow
+        return product
+
+    monkeypatch.setattr(module, "hessian_product", timed)
+    net, x, y = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(9, 4), torch.randint(0, 3, (9,))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    monitor = Monitor(net, optimizer, batch=x, targets=y, loss="cross_entropy", clock=clock)
+    shares = []
+    for _ in range(2000):
+        update(net, optimizer, x, y)
+        clock.now += 1.0
+        if monitor.step() is not None:
+            shares.append(monitor.share)
+    assert monitor.readings[0].sharpness is None
+    assert monitor.readings[1].sharpness is not None
+    assert monitor.readings[1].step >= 36 / 0.05  # thirty-six products at most were waited for
+    assert len(shares) >= 2
+    assert max(shares) <= 0.05
+
+
 class Writer:
     def __init__(self) -> None:
         self.lines: list[tuple[str, float, int]] = []

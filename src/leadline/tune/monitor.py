@@ -109,7 +109,15 @@ class Monitor:
         self.log_layers = log_layers
         self._optimizer = None if optimizer is None else bare_optimizer(optimizer, self.model)
         self._probe = Probe(
-            self.model, batch, loss, targets, samples=samples, products=products, tolerance=tolerance, seed=seed
+            self.model,
+            batch,
+            loss,
+            targets,
+            samples=samples,
+            products=products,
+            tolerance=tolerance,
+            seed=seed,
+            clock=clock,
         )
         self._before: Snapshot | None = None
         self._steps, self._snapshot_cost = 0, 0.0
@@ -219,7 +227,7 @@ class Monitor:
         """Whether another reading would keep within the budget."""
         if self.budget is None:
             return True
-        another = self.readings[-1].seconds + self._snapshot_cost
+        another = self.readings[-1].seconds + self._probe.foreseen + self._snapshot_cost
         return self.spent + now + another <= self.budget * self.trained
 
     def _settle(self) -> None:

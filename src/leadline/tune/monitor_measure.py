@@ -22,7 +22,7 @@ from leadline.tune.monitor_probe import (
     tangent_kernel,
     undisturbed,
 )
-from leadline.tune.monitor_sharpness import sharpness
+from leadline.tune.monitor_sharpness import foreseen_seconds, sharpness
 from leadline.tune.rate_rules import stable_curvature
 
 __all__ = ["Probe", "snapshot"]
@@ -35,7 +35,7 @@ class Probe:
 
     def __init__(
         self, model: nn.Module, batch: Any, loss: TrainingLoss | None, targets: Tensor | None, *,
-        samples: int, products: int, tolerance: float, seed: int,
+        samples: int, products: int, tolerance: float, seed: int, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """Try the batch.
 
@@ -48,11 +48,13 @@ class Probe:
             products: the most curvature products of a reading.
             tolerance: on the residual of the sharpness, as a share of it.
             seed: of start vectors, projections and dropout.
+            clock: gives seconds.
 
         Raises:
             UserError: a batch, loss or targets that cannot be used.
         """
         self.model, self.samples, self.products, self.tolerance, self.seed = model, samples, products, tolerance, seed
+        self.foreseen, self._clock = 0.0, clock  # seconds that the next search may take beyond the last
         self._kind, self._loss, self._targets, self._args, self._kwargs = _read_batch(batch, model, loss, targets)
         self._has_loss = self._loss is not None or self._kind is OwnLoss
         self._vector: Tensor | None = None
@@ -125,12 +127,15 @@ class Probe:
         if setting.note:
             notes.append(setting.note)
         rate = None if optimizer is None else setting.rate
-        if not setting.ready:
-            return {"rate": rate}
         # the first search has nothing to go on from
         products = self.products if self._vector is not None else 3 * self.products
+        if not setting.ready:
+            self.foreseen = foreseen_seconds(objective, products, self._clock)
+            return {"rate": rate}
+        begun = self._clock()
         top, loss = sharpness(objective, setting.scale, self._vector, tolerance=self.tolerance, products=products)
         self._vector = top.vector
+        self.foreseen = max(self.products - top.products, 0) * (self._clock() - begun) / top.products
         if not top.converged:
             notes.append(f"sharpness: a residual of {top.residual / abs(top.value):.0%} after {top.products} products.")
         edge = None if setting.rule is None else stable_curvature(setting.rule, setting.rate)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from leadline.measure.curvature import Eigenvalue, Objective, hessian_product, largest_eigenvalue
 
-__all__ = ["sharpness"]
+__all__ = ["foreseen_seconds", "sharpness"]
 
 _FRESH = 0.1  # share of gradient and of noise in a start, without which a direction that has overtaken is not found
 
@@ -38,6 +40,24 @@ def sharpness(
         lambda v: S * product(S * v), start, tolerance=tolerance, products=products, keep_vector=True
     )
     return found, product.value
+
+
+def foreseen_seconds(objective: Objective, products: int, clock: Callable[[], float]) -> float:
+    """The most that a search would take, from its graph and one product.
+
+    Args:
+        objective: the loss.
+        products: the most matrix-vector products.
+        clock: gives seconds.
+
+    Returns:
+        Seconds.
+    """
+    start = clock()
+    product = hessian_product(objective)
+    built = clock()
+    float(product(_unit(product.gradient)).norm())  # a number, so that the device has finished
+    return built - start + products * (clock() - built)
 
 
 def _unit(vector: Tensor) -> Tensor:
