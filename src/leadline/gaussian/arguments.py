@@ -90,7 +90,7 @@ def _check(name: str, value: Any, kinds: set[str], infinite: bool, positive: boo
     whole = not kinds & {"float", "Sequence[float]"} and bool(kinds & {"int", "Sequence[int]"})
     if isinstance(value, Tensor) and ("Tensor" in kinds or (value.ndim == 0 and kinds & _NUMBERS)):
         if not nan and bool(torch.isnan(value).any()):
-            raise ValueError(f"got {name} with nan in it: give numbers.")
+            raise ValueError(f"got {name} with nan in it: give finite numbers.")
         if positive and bool((value < 0).any()):
             raise ValueError(f"got {name} down to {float(value.min()):.6g}: give numbers that are not negative.")
     elif nan and _is_number(value) and math.isnan(value):
@@ -98,8 +98,11 @@ def _check(name: str, value: Any, kinds: set[str], infinite: bool, positive: boo
     elif _is_number(value) and kinds & _NUMBERS:
         _check_number(name, value, value, "number", infinite, positive, whole)
     elif _is_list(value) and kinds & _LISTS:
+        if all(_plain(one, infinite, positive, whole) for one in value):
+            return
+        shown = list(value)[:6]
         for one in value:
-            _check_number(name, one, list(value)[:6], "numbers", infinite, positive, whole)
+            _check_number(name, one, shown, "numbers", infinite, positive, whole)
     else:
         shown = repr(value) if isinstance(value, str | None) else f"a {type(value).__name__}"
         raise ValueError(f"got {name}={shown}: give {_wanted(kinds, whole)}.")
@@ -116,6 +119,13 @@ def _check_number(name: str, one: Any, shown: Any, noun: str, infinite: bool, po
         raise ValueError(f"got {name}={shown}: give {article}whole {noun}.")
     if positive and value < 0:
         raise ValueError(f"got {name}={shown}: give {article}{noun} that {verb} not negative.")
+
+
+def _plain(one: Any, infinite: bool, positive: bool, whole: bool) -> bool:
+    """Whether nothing need be said of a number, at the price that a list of 10,000 can pay."""
+    if type(one) is float:
+        return (one - one == 0 or (infinite and one == one)) and (not positive or one >= 0) and not whole
+    return type(one) is int and (not positive or one >= 0)
 
 
 def _is_number(value: Any) -> bool:
