@@ -6,9 +6,10 @@ python benchmarks/theory.py --profile tanh         where the time of 10,000 laye
 
 The unit is one call on the nodes at which the kernel flow evaluates the activation, as a bare torch function. Columns,
 each per result: a layer of a kernel flow of 10,000 layers (limit 3), the same for 32 inputs at once per layer and input;
-a second moment and its slope, of 4096 variances at once; a mean product of 300 x 300 pairs; <s_a s_b s_c s_d> of 16
-quadruples of different inputs. Numerator and denominator are processor seconds of one thread in one process, taken in
-turn, the median of three: ratios hold beside other work and on other machines.
+a layer of the correlation flow of two inputs, 300 layers (limit 60; those that exceed it are named: knots away from 0,
+where the pair comes so close that it takes quadrature); a second moment and its slope, of 4096 variances at once; a mean
+product of 300 x 300 pairs; <s_a s_b s_c s_d> of 16 quadruples of different inputs. Numerator and denominator are
+processor seconds of one thread in one process, taken in turn, the median of three: ratios hold beside other work and on other machines.
 """
 
 from __future__ import annotations
@@ -30,9 +31,19 @@ from rich.table import Table
 from torch import Tensor
 
 from leadline.activations import REGISTRY, Activation, activation, joint_moment
-from leadline.theory.flow import kernel_flow
+from leadline.theory.flow import Layers, correlation_flow, kernel_flow
 
-LIMIT, LAYERS, INPUTS, VARIANCES, GRAM, QUADRUPLES, REPEATS = 3.0, 10_000, 32, 4096, 300, 16, 3
+LIMIT, PAIR_LIMIT, LAYERS, PAIR_LAYERS, INPUTS, VARIANCES, GRAM, QUADRUPLES, REPEATS = (
+    3.0,
+    60.0,
+    10_000,
+    300,
+    32,
+    4096,
+    300,
+    16,
+    3,
+)
 
 
 def own(z: Tensor) -> Tensor:
@@ -92,9 +103,12 @@ def costs(act: Activation) -> dict[str, float]:
     variances = torch.linspace(0.3, 3.0, VARIANCES, dtype=torch.float64)
     inputs = torch.linspace(0.5, 1.5, INPUTS, dtype=torch.float64)
     quadruples = covariances(QUADRUPLES)
+    pair = Layers.of(act, depth=PAIR_LAYERS, C_W=C_W)
+    two = torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=torch.float64) * (K / C_W)
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         "layer": (lambda: kernel_flow(act, biases, weights, torch.tensor([K])), LAYERS),
         "layer and input": (lambda: kernel_flow(act, biases[:999], weights[:999], inputs), 999 * INPUTS),
+        "layer of a pair": (lambda: correlation_flow(pair, two), PAIR_LAYERS - 1),
         "moment": (lambda: act.second_moment(variances), VARIANCES),
         "slope": (lambda: act.second_moment_slope(variances), VARIANCES),
         "pair": (lambda: act.gram(gram), GRAM * GRAM),
@@ -118,17 +132,20 @@ def table(acts: list[Activation]) -> int:
     """Print the table; 1 where a flow exceeds the limit."""
     shown = Table(title=f"calls of the activation per result (limit of a layer: {LIMIT:g})")
     shown.add_column("activation")
-    worst = 0.0
+    worst, dear = 0.0, []
     for act in acts:
         found = costs(act)
         if not shown.columns[1:]:
             for name in found:
                 shown.add_column(name, justify="right")
         worst = max(worst, found["layer"])
+        if found["layer of a pair"] > PAIR_LIMIT:
+            dear.append(f"{act.name} {found['layer of a pair']:.0f}")
         sys.stderr.write(f"{act.name}: {found['layer']:.2f}\n")
         shown.add_row(act.name, *(f"{v:.3g}" for v in found.values()))
     Console(width=110).print(shown)
     print(f"The dearest layer of a flow takes {worst:.2f} calls (limit {LIMIT:g}).")
+    print(f"Layers of a pair beyond {PAIR_LIMIT:g} calls: {', '.join(dear) or 'none'}.")
     return int(worst > LIMIT)
 
 
