@@ -9,7 +9,8 @@ each per result: a layer of a kernel flow of 10,000 layers (limit 3), the same f
 a layer of the correlation flow of two inputs, 300 layers (limit 60; those that exceed it are named: knots away from 0,
 where the pair comes so close that it takes quadrature); a second moment and its slope, of 4096 variances at once; a mean
 product of 300 x 300 pairs; <s_a s_b s_c s_d> of 16 quadruples of different inputs. Numerator and denominator are
-processor seconds of one thread in one process, taken in turn, the median of three: ratios hold beside other work and on other machines.
+processor seconds of one thread in one process, taken in turn, the median of three: ratios hold beside other work and on
+other machines.
 """
 
 from __future__ import annotations
