@@ -83,6 +83,8 @@ class Row:
         """Where ours does not reach: whether its weights at a better rate would, and what the recipe did."""
         done = sorted({str(run.get("plan", "")) for run in cell.runs})
         what = f"plan: {', '.join(done)}"
+        if any("refused" in run for run in cell.runs):
+            what = f"learning_rate finds no rate that lowers the loss; {what}"
         if self.swept is None or cell.method != OURS:
             return what
         loss, error, *_ = self.against(self.swept)

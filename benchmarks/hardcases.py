@@ -33,6 +33,7 @@ from _hardcases_train import Copy, train
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from leadline.program import UserError
 from leadline.tune import Recipe, learning_rate, tune
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -102,7 +103,10 @@ def run(case: HardCase, method: str, todo: list[tuple[int, float | None]], devic
     rates: list[float] = []
     for seed, rate in todo:
         if rate is None:
-            rate, notes[seed]["passes"] = recommended(case, models[seed], seed, data)
+            try:
+                rate, notes[seed]["passes"] = recommended(case, models[seed], seed, data)
+            except UserError as error:  # no rate trains it: it stands in the table as it was drawn
+                rate, notes[seed]["refused"] = 0.0, str(error)
         rates.append(rate)
     copies = [Copy(models[s], batches(case, s, len(data[1])), r) for (s, _), r in zip(todo, rates, strict=True)]
     # the wraps of reshaped nonlinearities belong to the module, so each is trained for itself
