@@ -82,3 +82,17 @@ def test_a_start_far_below_the_best_rate_is_left_behind() -> None:
     found = choose_rate(stream, rule, low, steps=100)
     assert low.open
     assert found.rate > 30 * low.value
+
+
+def test_the_batch_that_starts_highest_does_not_rule_out_every_rate() -> None:
+    """Steps on the others lift it at any rate, and it has no lower start to fall from."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    x, targets = torch.ones(24, 1), torch.ones(24, 1)
+    odd = Stream(Objective(model, x, "mse", targets), 1).parts[10]
+    targets[odd] = -1.1
+    stream = Stream(Objective(model, x, "mse", targets), 1)
+    assert stream.starts[10] == max(stream.starts)
+    assert one_run(stream, UpdateRule("sgd"), 1e-3, 20, hold="smooth").held
+    # carried further away than batches differ, it does
+    assert not one_run(stream, UpdateRule("sgd"), 0.2, 20, hold="smooth").held

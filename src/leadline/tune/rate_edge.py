@@ -208,8 +208,9 @@ def one_run(
     """
     smooth = hold == "smooth"
     start = start_loss(objective) if start is None else start
-    # batches differ from one another before training, so that a rise is one above the highest of them
-    ceiling = max(objective.starts) if isinstance(objective, Stream) else start
+    # batches differ before training, so that a rise is one by more than they do: the highest of them has room too, else
+    # a step on another batch that lifts it by a trifle would rule out every rate
+    ceiling = 2 * max(objective.starts) - start if isinstance(objective, Stream) else start
     limit = ceiling + _ROUNDING * abs(ceiling)
     losses = run_losses(
         objective, optimizer, rate, steps, warmup=warmup, stop=(lambda seen: seen[-1] > limit) if smooth else None
