@@ -91,7 +91,7 @@ def test_the_ensemble_agrees_and_would_not_with_a_wrong_coefficient() -> None:
 # without the part that the layer before hands on, or the one that the layer adds
 WRONG = {
     "A": lambda f: f.A[-1] - f.chi_perp[-1] ** 2 * f.A[-2], "B": lambda f: f.B[-1] - f.chi_perp[-1] ** 2 * f.B[-2],
-    "D": lambda f: 0.0, "F": lambda f: f.F[-1] - f.chi_parallel[-1] ** 2 * f.F[-2], "Theta": lambda f: 1.005 * f.Theta[-1],
+    "D": lambda f: 0.0, "F": lambda f: f.chi_parallel[-1] ** 2 * f.F[-2], "Theta": lambda f: 1.005 * f.Theta[-1],
 }  # fmt: skip
 
 

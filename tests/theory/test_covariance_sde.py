@@ -107,7 +107,7 @@ def test_networks_have_the_law_of_the_sde(act, sde, wrong):
     ids=["relu", "tanh off center", "softplus"],
 )
 def test_networks_of_width_150_have_the_law_of_the_sde(act, sde, wrong):
-    networks = network_covariances(act, 150, 150, 4000)
+    networks = network_covariances(act, 150, 150, 6000)
     rho, log_variance = two_sample(networks, sde, 1.0)
     assert min(rho, log_variance) > 1e-3
     assert min(two_sample(networks, wrong, 1.0)) < 1e-6
