@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from leadline.measure.curvature import Objective
 from leadline.program import UserError
 from leadline.tune import UpdateRule, learning_rate
 from leadline.tune.rate_edge import one_run, start_loss
+from leadline.tune.rate_predict import Stability, stability
 from leadline.tune.rate_stream import Stream
 
 FEATURES, SAMPLES, BATCH = 40, 512, 8
@@ -96,3 +100,21 @@ def test_the_batch_that_starts_highest_does_not_rule_out_every_rate() -> None:
     assert one_run(stream, UpdateRule("sgd"), 1e-3, 20, hold="smooth").held
     # carried further away than batches differ, it does
     assert not one_run(stream, UpdateRule("sgd"), 0.2, 20, hold="smooth").held
+
+
+def test_a_guess_far_too_low_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stable rate of a network on the brink can be too small by many powers of ten."""
+    from leadline.tune import rate as module
+
+    objective, rule = _noisy(), UpdateRule("adam")
+    x, y = objective.args[0], objective.targets
+    settled = learning_rate(objective.model, x, "mse", y, optimizer=rule, batch_size=BATCH, warmup=False, noise=False)
+
+    def low(*args: Any, **kwargs: Any) -> Stability:
+        return replace(stability(*args, **kwargs), rate=1e-11)
+
+    monkeypatch.setattr(module, "stability", low)
+    found = learning_rate(objective.model, x, "mse", y, optimizer=rule, batch_size=BATCH, warmup=False, noise=False)
+    assert found.smooth is not None
+    assert not found.smooth.open
+    assert settled.rate / 4 < found.rate < 4 * settled.rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from leadline.tune.rate_stream import Stream
 __all__ = ["learning_rate"]
 
 _BLIND_GUESS = 0.1
+_RAISES = 10  # by a factor of 32 each
+_LEAST_STEP = 1e-6  # of the weights' rms
 _GAIN = 1.5  # what warm-up must allow to be worth its steps
 
 
@@ -100,13 +103,15 @@ def learning_rate(
         relative = {name: layer.relative for layer in layers for name in layer.parameters}
         run = grouped(rule, step, relative)
     guess = stable.rate if stable is not None and math.isfinite(stable.rate) else _BLIND_GUESS
+    if rule is not None and rule.adaptive:  # its steps have the size of the rate, so one below rounding moves nothing
+        guess = max(guess, _LEAST_STEP * float(whole.flatten(list(whole.weights.values())).square().mean().sqrt()))
     short = trial_steps(optimizer)
     smooth: Edge | None = None
     warm: Edge | None = None
     choice: Choice | None = None
     if trial:
         tell("trial runs", 1, total)
-        smooth = predict_edge(objective, run, guess, hold="smooth", steps=short)
+        smooth = _closed(objective, run, predict_edge(objective, run, guess, hold="smooth", steps=short))
         choice = choose_rate(objective, run, smooth, steps=max(steps, short))
         if warmup:
             tell("trial runs with warm-up", 2, total)
@@ -138,3 +143,13 @@ def learning_rate(
         edge=measured,
         curve=runs,
     )
+
+
+def _closed(objective: Objective, optimizer: Optimizer, edge: Edge) -> Edge:
+    """A smooth edge from a guess far too low holds at every rate tried: go on from the largest of them."""
+    for _ in range(_RAISES):
+        if not edge.open:
+            break
+        further = predict_edge(objective, optimizer, edge.value, hold="smooth", steps=edge.steps)
+        edge = replace(further, passes=edge.passes + further.passes, runs=[*edge.runs, *further.runs])
+    return edge
