@@ -228,7 +228,7 @@ def _nest(f: Pointwise, times: int) -> Pointwise:
     return f
 
 
-def flat_fraction(df: Pointwise, K: Tensor | float, tol: float) -> Tensor:
+def flat_fraction(df: Pointwise, K: Tensor | float, tol: Any) -> Tensor:
     """Gaussian measure of {|df| < tol max |df|}, crossings found on 4001 points and refined linearly.
 
     Args:
