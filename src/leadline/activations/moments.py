@@ -241,7 +241,7 @@ def flat_fraction(df: Pointwise, K: Tensor | float, tol: Any) -> Tensor:
         ValueError: tol is no fraction.
     """
     (given,) = common_dtype(K)
-    if not isinstance(tol, Real) or not 0 <= tol <= 1:
+    if not isinstance(tol, float | int) or not 0 <= tol <= 1:
         raise ValueError(f"got tol={tol!r}: give a fraction of the largest slope, from 0 to 1.")
     values, inverse = distinct(given.detach().to(torch.float64))
     # An even number of points keeps z = 0, the commonest kink, off the grid.

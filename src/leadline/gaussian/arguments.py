@@ -104,8 +104,8 @@ def _check(name: str, value: Any, kinds: set[str], infinite: bool, positive: boo
         for one in value:
             _check_number(name, one, shown, "numbers", infinite, positive, whole)
     else:
-        shown = repr(value) if isinstance(value, str | None) else f"a {type(value).__name__}"
-        raise ValueError(f"got {name}={shown}: give {_wanted(kinds, whole)}.")
+        got = repr(value) if isinstance(value, str | None) else f"a {type(value).__name__}"
+        raise ValueError(f"got {name}={got}: give {_wanted(kinds, whole)}.")
 
 
 def _check_number(name: str, one: Any, shown: Any, noun: str, infinite: bool, positive: bool, whole: bool) -> None:
