@@ -26,6 +26,7 @@ CLASSES, PIXELS, STEPS, HELD_OUT = 10, 8, 200, 597
 class HardCase:
     """A network with its batch; ``rectifies``: its nonlinearities pass about half of the signal, as ReLU does.
 
+    ``samples``: of the batch that the recipe is made on; fewer where the kernels of all pairs of pixels fill the memory.
     ``control``: trains as it is, and must not be harmed. ``quick``: belongs to the everyday subset.
     """
 
@@ -34,6 +35,7 @@ class HardCase:
     rectifies: bool
     batch: int = 64
     shape: tuple[int, ...] = (PIXELS * PIXELS,)
+    samples: int = 64
     control: bool = False
     quick: bool = False
 
@@ -121,7 +123,7 @@ CASES: tuple[HardCase, ...] = (
     HardCase("cnn-tanh", partial(_cnn, nn.Tanh, 16, 50), False, 32, _IMAGE),
     HardCase("cnn-relu", partial(_cnn, nn.ReLU, 16, 50), True, 32, _IMAGE),
     HardCase("residual-mlp", partial(PreNormMLP, 64, 64, 48, CLASSES, norm=_identity), True, quick=True),
-    HardCase("residual-cnn", partial(_residual_cnn, 16, 48, False), True, 32, _IMAGE),
+    HardCase("residual-cnn", partial(_residual_cnn, 16, 48, False), True, 32, _IMAGE, samples=4),
     HardCase("post-ln", partial(_transformer, 32, 24, "post"), True, 32, (PIXELS, PIXELS)),
     HardCase("swiglu-skip", partial(SkipSwiGLU, 64, 64, 24, CLASSES), True, quick=True),
     HardCase("swiglu-chain", partial(SwiGLU, 64, 64, 8, CLASSES), True),

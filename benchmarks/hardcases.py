@@ -44,7 +44,7 @@ Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 def recipe_for(case: HardCase, data: Data, reshape: bool) -> tuple[Recipe, dict[str, Any]]:
     """Leadline's recipe, from the first seed's network and batch, and what it did; the other seeds apply it too."""
     start = time.perf_counter()
-    index = batches(case, 0, len(data[1]))[0]
+    index = batches(case, 0, len(data[1]))[0][: case.samples]
     torch.manual_seed(0)
     recipe = tune(
         case.build(), data[0][index], optimizer="adam", loss="cross_entropy", targets=data[1][index],
