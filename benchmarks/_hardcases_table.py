@@ -75,17 +75,19 @@ class Row:
         return _mean(losses), _error(losses), _mean(accuracies), _error(accuracies)
 
     def reaches(self, cell: Cell) -> bool:
-        """Log-loss within a tenth or two standard errors of the best contender, accuracy not lower beyond two of its own."""
+        """Trains, log-loss within a tenth or two standard errors of the best contender, accuracy not lower by two of its own."""
         loss, loss_error, accuracy, accuracy_error = self.against(cell)
-        return loss <= max(WITHIN, ERRORS * loss_error) and accuracy >= -ERRORS * accuracy_error
+        return cell.trains and loss <= max(WITHIN, ERRORS * loss_error) and accuracy >= -ERRORS * accuracy_error
 
     def why(self, cell: Cell) -> str:
         """Where ours does not reach: whether its weights at a better rate would, and what the recipe did."""
         done = sorted({str(run.get("plan", "")) for run in cell.runs})
         what = f"plan: {', '.join(done)}"
+        if self.best is not None and not cell.trains and not self.best.trains:
+            what = f"no contender trains either; {what}"
         if any("refused" in run for run in cell.runs):
             what = f"learning_rate finds no rate that lowers the loss; {what}"
-        if self.swept is None or cell.method != OURS:
+        if self.swept is None or cell.method != OURS or (self.best is not None and not self.best.trains):
             return what
         loss, error, *_ = self.against(self.swept)
         if self.reaches(self.swept):
@@ -155,7 +157,7 @@ Each network learns scikit-learn's digits ({1797 - HELD_OUT} of them; {HELD_OUT}
 Contenders are trained at each of the rates {", ".join(f"{r:g}" for r in rates)} and stand here at the one with the lowest mean
 log-loss. Leadline takes the rate of `leadline.tune.learning_rate(..., batch_size=...)`, one a seed, from short trial runs on the same
 training samples (in passes of a batch: {_passes(rows)}; a sweep of seven rates takes {7 * STEPS}). A network *trains*
-if its mean training loss at the end is below {TRAINS:g} (chance {math.log(CLASSES):.3f}). It *reaches* the best contender if its
+if its mean training loss at the end is below {TRAINS:g} (chance {math.log(CLASSES):.3f}). It *reaches* the best contender if it trains, its
 log-loss, paired by seed, is within 10 % or two standard errors of that one's, and its accuracy on held-out digits is not lower by
 more than two standard errors. Networks, widths and batches are in `benchmarks/_hardcases_cases.py`,
 the contenders' definitions in `benchmarks/_hardcases_init.py`. Deep Kernel Shaping is run with its authors' package on the plain
