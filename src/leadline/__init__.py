@@ -46,7 +46,8 @@ from leadline.tune import tune as tune
 __all__ = [
     "Activation", "Comparison", "CoordinateCheck", "CriticalPoint", "Flow", "Measurement", "Monitor", "PhaseDiagram",
     "Prediction", "Program", "Recipe", "Report", "UserError", "Verdict", "__version__", "activation", "check", "compare",
-    "coordinate_check", "critical_point", "flow", "learning_rate", "measure", "phase_diagram", "predict", "top_curvature", "trace", "tune",
+    "coordinate_check", "critical_point", "flow", "learning_rate", "measure", "phase_diagram", "predict", "top_curvature",
+    "trace", "tune",
 ]  # fmt: skip
 
 
