@@ -17,7 +17,7 @@ from leadline.rules.base import Rule, rule
 from leadline.rules.context import Context
 from leadline.rules.cross import cross
 from leadline.rules.expr import Source, source
-from leadline.rules.reuse import Use
+from leadline.rules.reuse import Input, Use
 from leadline.rules.state import Cotangent, State, fresh
 
 __all__ = ["Attention"]
@@ -42,7 +42,7 @@ class Attention(Rule):
         expr = source((out + out.T) / 2, mean=mean if shifted else None, gaussian=False, ties=ties)
         if looped:
             ctx.loops |= expr.sources
-            ctx.uses.setdefault(_key(value), []).append(Use(step, value.expr, expr))
+            ctx.uses.setdefault(_key(value), []).append(Use(step, Input(value.expr), expr))
         spread = ((mixed * A).sum(-1).std(0) / math.sqrt(A.shape[0])).to(ctx.dtype)
         expr.memo["error"] = float((spread / out.diagonal().clamp_min(1e-300)).max())
         return State(expr, step.points, step.width, None, False)
@@ -51,7 +51,7 @@ class Attention(Rule):
         """Covariance with what the same weights have made in other steps, on the same drawn heads."""
         found = []
         for use in ctx.uses.get(_key(value), []):
-            V, B = cross(ctx.moments, use.inner, value.expr).to(A), self.weights(use.step, ctx)
+            V, B = cross(ctx.moments, use.input.expr, value.expr).to(A), self.weights(use.step, ctx)
             found.append((use.source, torch.einsum("hps,st,hqt->pq", B, V, A).to(ctx.dtype) / A.shape[0]))
         return found
 

@@ -24,7 +24,7 @@ from leadline.rules.base import NoRule, Value
 from leadline.rules.expr import Expr, Frozen, Gather, Op, gather, gaussian, grid, source
 from leadline.rules.kernel import constant
 from leadline.rules.moments import Moments
-from leadline.rules.reuse import Use, weights_in_several_steps
+from leadline.rules.reuse import PLAIN, Use, behind, weights_in_several_steps
 from leadline.rules.sampling import square_root, standard_draws, take
 from leadline.rules.state import Cotangent, Fixed, Noise, State, Weight, drawn_wave
 
@@ -227,8 +227,8 @@ class Context:
     def law(self, ref: Any, *, fan_in: int, step: Step | None = None) -> Law:
         """Law of a weight operand; for a function of parameters (weight_norm), read from its value."""
         parameter = self.program.exported.parameters.get(ref.name)
-        if parameter is None and _plain_view(self.program.nodes[ref.name]):
-            parameter = self.program.exported.parameters.get(_source_of(self.program.nodes[ref.name]))
+        if parameter is None:
+            parameter = self.program.exported.parameters.get(behind(self.program.nodes[ref.name], PLAIN)[0].name)
         if parameter is not None and parameter in self.program.laws:
             return self.program.laws[parameter]
         return read_law(self.weight_value(ref.name), fan_in=fan_in)
@@ -263,29 +263,6 @@ def _evaluate(node: fx.Node, ctx: Context) -> Tensor:
             lambda a: _evaluate(a, ctx) if isinstance(a, fx.Node) else a, (node.args, node.kwargs)
         )
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-_PLAIN = (
-    "aten.t.default",
-    "aten.transpose.int",
-    "aten.permute.default",
-    "aten.clone.default",
-    "aten.alias.default",
-    "aten.detach.default",
-    "aten.contiguous.default",
-    "aten.reshape.default",
-    "aten.expand.default",
-)
-
-
-def _plain_view(node: fx.Node) -> bool:
-    return node.op == "call_function" and str(node.target) in _PLAIN
-
-
-def _source_of(node: fx.Node) -> str:
-    while _plain_view(node):
-        node = node.args[0]  # type: ignore[assignment]
-    return node.name
 
 
 def _sizes(points: tuple[Axis, ...]) -> str:

@@ -16,10 +16,10 @@ from leadline.rules.banded_plan import image_grid, input_grid
 from leadline.rules.base import NoRule, Rule, Value, rule
 from leadline.rules.context import Context
 from leadline.rules.dense import bias_moment, biased, doubt, law_error
-from leadline.rules.expr import Source, grid, op, source
+from leadline.rules.expr import Expr, Source, grid, op
 from leadline.rules.fluctuation import known, mixed, passed_on, sampled
 from leadline.rules.kernel import Kernel
-from leadline.rules.reuse import Use, origin, returned, source_of, unfollowed
+from leadline.rules.reuse import Use, entered, origin, returned, unfollowed
 from leadline.rules.state import Cotangent, Fixed, Noise, State, fresh
 
 __all__ = ["Conv", "ConvTranspose", "taps_of"]
@@ -52,31 +52,21 @@ class Conv(Rule):
             drawn.memo["mean"] = K.new_zeros(K.shape[0])
             unfollowed(drawn, step, ctx)
             return State(drawn, step.points, step.width)
-        name = origin(step, "weight", ctx.program)
-        followed = name in ctx.several and image_grid(step, ctx) is None
-        use = Use.of(step, step.arguments["input"], source(K), ctx) if followed else None
-        ties = self.ties(step, use, law.C_W / count, ctx) if use is not None else ()
-        expr = biased(K, bias, ctx, gaussian=few >= FEW, ties=ties)
-        if use is not None and (made := source_of(expr)) is not None:
-            use.source = made
-            ctx.uses.setdefault(name, []).append(use)
-            ctx.loops |= made.sources
+        followed = origin(step, "weight", ctx.program) in ctx.several and image_grid(step, ctx) is None
+
+        def push(use: Use, M: Tensor) -> Tensor:
+            return (law.C_W / count) * gather_sum(M, self.taps(use.step, ctx), self.taps(step, ctx))
+
+        def make(ties: Sequence[tuple[Source, Tensor]]) -> Expr:
+            return biased(K, bias, ctx, gaussian=few >= FEW, ties=ties)
+
+        expr, several = entered(step, step.arguments["input"], push, make, ctx) if followed else (make([]), False)
         before = None if isinstance(value, Fixed) else ctx.state(step.arguments["input"]).expr
         doubt(expr, before, ctx.weight(step))
         if not followed:
             unfollowed(expr, step, ctx)
-        noise = None if ties else known(expr, self.noise(step, value, law, count, ctx), ctx)
+        noise = None if several else known(expr, self.noise(step, value, law, count, ctx), ctx)
         return State(expr, step.points, step.width, noise, few >= FEW)
-
-    def ties(self, step: Step, use: Use, share: float, ctx: Context) -> list[tuple[Source, Tensor]]:
-        """Covariance with the values that the same weight has made of other inputs."""
-        bias, found = ctx.weight(step, "bias"), []
-        for other in ctx.uses.get(origin(step, "weight", ctx.program), []):
-            C = share * gather_sum(other.inputs(use, ctx.moments), self.taps(other.step, ctx), self.taps(step, ctx))
-            if bias is not None and origin(step, "bias", ctx.program) == origin(other.step, "bias", ctx.program):
-                C = C + (bias[1].second_moment - bias[1].mean ** 2)
-            found.append((other.source, C))
-        return found
 
     def noise(self, step: Step, value: Value, law: Law, count: int, ctx: Context) -> Noise | None:
         """Fluctuation of the scale at each site, from those at the sites that its taps see."""
@@ -136,11 +126,10 @@ class Conv(Rule):
         total = scatter_sum(total * (law.C_W / count), taps, taps, (state.expr.size,) * 2)
 
         def pull(use: Use, C: Tensor) -> Tensor:
-            sizes = (use.inner.size, state.expr.size)
+            sizes = (use.input.expr.size, state.expr.size)
             return scatter_sum(C * (law.C_W / count), self.taps(use.step, ctx), taps, sizes)
 
-        name, error = origin(step, "weight", ctx.program), law_error(ctx.weight(step))
-        return {ref.name: returned(name, step, cotangent, total, error, pull, ctx)}
+        return {ref.name: returned(step, cotangent, total, law_error(ctx.weight(step)), pull, ctx)}
 
     def carry(self, M: Banded, window: Window, out: Grid) -> Banded:
         """Sum over taps on the pairs of a large map."""

@@ -16,7 +16,7 @@ from leadline.rules.expr import Expr, Source, gaussian, grid, lin, mix, source
 from leadline.rules.fluctuation import averaged, known, passed_on, sampled
 from leadline.rules.kernel import Kernel, mean_over_groups, spread_over_groups
 from leadline.rules.moments import relative_error
-from leadline.rules.reuse import Use, given_back, gone_back, origin, returned, source_of, unfollowed
+from leadline.rules.reuse import Use, entered, given_back, gone_back, origin, returned, unfollowed
 from leadline.rules.state import Cotangent, Fixed, Noise, State, merge
 
 __all__ = ["Dense", "bias_moment", "biased", "doubt", "fresh_noise", "law_error"]
@@ -44,14 +44,19 @@ class Dense(Rule):
         if again is not None and index is not None:
             raise NoRule("its weight is an earlier step's, transposed, and sites are flattened between them")
         followed = name in ctx.several and grid(state.expr) is None
-        use = Use.of(step, argument(step, "input"), source(K), ctx) if followed else None
-        ties = self.ties(step, use, ctx) if use is not None and tied is None else ()
-        expr = biased(K, bias, ctx, ties=ties)
-        noise = None if ties or again is not None else noise
-        if use is not None and (made := source_of(expr)) is not None:
-            use.source = made
-            ctx.uses.setdefault(name, []).append(use)
-            ctx.loops |= made.sources
+
+        def push(use: Use, M: Tensor) -> Tensor:
+            return law.C_W * across_groups(M, _flattened(use.step, ctx), index)
+
+        def make(ties: Sequence[tuple[Source, Tensor]]) -> Expr:
+            return biased(K, bias, ctx, ties=ties)
+
+        expr, several = (
+            entered(step, argument(step, "input"), push if tied is None else None, make, ctx)
+            if followed
+            else (make([]), False)
+        )
+        noise = None if several or again is not None else noise
         if again is not None:
             expr = lin([(1.0, expr), (1.0, mix(again[1], again[0]))])
         doubt(expr, state.expr, weight)
@@ -61,18 +66,6 @@ class Dense(Rule):
         if fourth is not None and isinstance(expr, Source):
             expr.memo["fourth"] = fourth
         return State(expr, step.points, step.width, known(expr, noise, ctx))
-
-    def ties(self, step: Step, use: Use, ctx: Context) -> list[tuple[Source, Tensor]]:
-        """Covariance with the values that the same weight has made of other inputs."""
-        law, bias = ctx.weight(step)[1], ctx.weight(step, "bias")  # type: ignore[index]
-        found = []
-        for other in ctx.uses.get(origin(step, "weight", ctx.program), []):
-            M = other.inputs(use, ctx.moments)
-            C = law.C_W * across_groups(M, _flattened(other.step, ctx), _flattened(step, ctx))
-            if bias is not None and origin(step, "bias", ctx.program) == origin(other.step, "bias", ctx.program):
-                C = C + (bias[1].second_moment - bias[1].mean ** 2)
-            found.append((other.source, C))
-        return found
 
     def adjoint(self, step: Step, cotangent: Cotangent, ctx: Context) -> dict[str, Cotangent]:
         """Squared derivative, summed over channels, times C_W."""
@@ -92,9 +85,8 @@ class Dense(Rule):
             rows = _flattened(use.step, ctx)
             return law.C_W * (C if groups is None or rows is None else spread_across(C, rows, groups))
 
-        name, error = origin(step, "weight", ctx.program), law_error(ctx.weight(step))
-        out = returned(name, step, cotangent, total, error, pull, ctx)
-        twins = transposed(name, ctx)
+        out = returned(step, cotangent, total, law_error(ctx.weight(step)), pull, ctx)
+        twins = transposed(origin(step, "weight", ctx.program), ctx)
         fan = step.width if not twins else ctx.weight(twins[0].step)[1].fan_in  # type: ignore[index]
         more = gone_back(twins, cotangent, fan * law.second_moment, ctx.moments)
         return {ref.name: merge([out, Cotangent(more)]) if more else out}

@@ -8,7 +8,7 @@ from leadline.rules.context import Context
 from leadline.rules.dense import doubt
 from leadline.rules.expr import source
 from leadline.rules.fluctuation import known
-from leadline.rules.reuse import Use
+from leadline.rules.reuse import Input, Use
 from leadline.rules.state import Cotangent, Fixed, Noise, State
 
 __all__ = ["Embedding"]
@@ -38,10 +38,10 @@ class Embedding(Rule):
         ties = []
         name = ("embedding", step.arguments["weight"].name)
         for use in ctx.uses.get(name, []):
-            C = law.second_moment * (use.data[0][:, None] == ids[None, :]).to(ctx.dtype)  # type: ignore[index]
+            C = law.second_moment * (use.input.data[0][:, None] == ids[None, :]).to(ctx.dtype)  # type: ignore[index]
             ties.append((use.source, C * (use.source.second.diagonal() > 0)[:, None] * (K.diagonal() > 0)[None, :]))
         expr = source(K, ties=ties)
-        ctx.uses.setdefault(name, []).append(Use(step, expr, expr, data=ids[None]))
+        ctx.uses.setdefault(name, []).append(Use(step, Input(expr, ids[None]), expr))
         doubt(expr, None, (weight, law))
         noise = None if ties else known(expr, Noise({}, sampled=False), ctx)
         return State(expr, step.points, step.width, noise, law.kind == "gaussian")

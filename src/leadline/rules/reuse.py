@@ -15,12 +15,11 @@ A weight W that comes back transposed gives its own input again, beside a fresh 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from leadline.program import Program, Step
 from leadline.rules.banded import dense
@@ -28,35 +27,58 @@ from leadline.rules.cross import cross
 from leadline.rules.expr import Expr, Lin, NoRule, Source, grid
 from leadline.rules.kernel import Kernel
 from leadline.rules.moments import Moments
+from leadline.rules.sampling import regression
 from leadline.rules.state import Cotangent, Fixed, Wave, fresh
 
 if TYPE_CHECKING:
     from leadline.rules.context import Context
 
 __all__ = [
+    "PLAIN",
+    "Input",
     "Use",
+    "behind",
+    "entered",
     "given_back",
     "gone_back",
     "origin",
     "returned",
-    "source_of",
     "unfollowed",
     "weights_in_several_steps",
 ]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a weight is used on: ``expr``, and where it is data its channels ``data`` (n, P)."""
+
+    expr: Expr
+    data: Tensor | None = None
+
+    @classmethod
+    def of(cls, ref: Any, ctx: Context) -> Input:
+        """An operand as it is on the way forward."""
+        value = ctx.value(ref)
+        return cls(ctx.state(ref).expr, ctx.channels(value.value, value.layout) if isinstance(value, Fixed) else None)
+
+    def second(self, other: Input, moments: Moments) -> Tensor:
+        """<h_p h'_q> with another input."""
+        if self.data is not None and other.data is not None:
+            return self.data.T @ other.data / self.data.shape[0]
+        return cross(moments, self.expr, other.expr)
 
 
 @dataclass
 class Use:
     """One step that uses a weight: its input, its source forward, and what came back.
 
-    ``data``: channels of an input that is data (n, P). ``cotangent``: derivative with respect to the step's value.
-    ``wave``: key of the backward source that it was made into. ``back``: what else a rule keeps of the way back.
+    ``cotangent``: derivative with respect to the step's value. ``wave``: key of the backward source that it was made into.
+    ``back``: what else a rule keeps of the way back.
     """
 
     step: Step
-    inner: Expr
+    input: Input
     source: Source
-    data: Tensor | None = None
     cotangent: Cotangent | None = None
     wave: Hashable = None
     back: Any = None
@@ -66,18 +88,42 @@ class Use:
         made = {w.key for w in self.cotangent.waves} if self.cotangent is not None else set()
         return made | {self.wave, *(self.back.waves.values() if self.back is not None else ())}
 
-    @classmethod
-    def of(cls, step: Step, ref: Any, source: Source, ctx: Context) -> Use:
-        """The use of a weight that a step makes on its way forward."""
-        value = ctx.value(ref)
-        data = ctx.channels(value.value, value.layout) if isinstance(value, Fixed) else None
-        return cls(step, ctx.state(ref).expr, source, data)
 
-    def inputs(self, other: Use, moments: Moments) -> Tensor:
-        """<h_p h'_q> of the inputs of two uses."""
-        if self.data is not None and other.data is not None:
-            return self.data.T @ other.data / self.data.shape[0]
-        return cross(moments, self.inner, other.inner)
+def entered(
+    step: Step,
+    ref: Any,
+    push: Callable[[Use, Tensor], Tensor] | None,
+    make: Callable[[list[tuple[Source, Tensor]]], Expr],
+    ctx: Context,
+) -> tuple[Expr, bool]:
+    """The value that a layer makes with a weight that others use too, tied to what it has made of their inputs.
+
+    Args:
+        step: the layer.
+        ref: its input.
+        push: from <h_p h'_q> of an earlier use's input and this one to the covariance of their values, without the bias;
+            None: the values are taken as independent.
+        make: the value, given its ties.
+        ctx: of the pass.
+
+    Returns:
+        The value, and whether it has ties.
+    """
+    here, bias = Input.of(ref, ctx), ctx.weight(step, "bias")
+    uses = ctx.uses.setdefault(origin(step, "weight", ctx.program), [])
+    ties = []
+    for use in uses:
+        if push is None:
+            break
+        C = push(use, use.input.second(here, ctx.moments))
+        if bias is not None and origin(step, "bias", ctx.program) == origin(use.step, "bias", ctx.program):
+            C = C + (bias[1].second_moment - bias[1].mean ** 2)
+        ties.append((use.source, C))
+    expr = make(ties)
+    if (made := source_of(expr)) is not None:
+        uses.append(Use(step, here, made))
+        ctx.loops |= made.sources
+    return expr, bool(ties)
 
 
 def unfollowed(expr: Expr, step: Step, ctx: Context) -> None:
@@ -87,7 +133,6 @@ def unfollowed(expr: Expr, step: Step, ctx: Context) -> None:
 
 
 def returned(
-    name: Hashable,
     step: Step,
     cotangent: Cotangent,
     total: Kernel,
@@ -98,7 +143,6 @@ def returned(
     """The backward source that a layer makes of a derivative, tied to those that the same weight made of others.
 
     Args:
-        name: of the weight among the uses.
         step: the layer.
         cotangent: derivative with respect to its value.
         total: covariance of the source.
@@ -109,7 +153,7 @@ def returned(
     Returns:
         The derivative with respect to the layer's input.
     """
-    uses = ctx.uses.get(name, [])
+    uses = ctx.uses.get(origin(step, "weight", ctx.program), [])
     ties = []
     for use in uses:
         C = None if use.cotangent is None else use.cotangent.cross(cotangent, ctx.moments)
@@ -139,11 +183,11 @@ def given_back(uses: list[Use], y: Expr, C_W: float, moments: Moments) -> tuple[
     """
     if not uses:
         return None
-    if len(uses) > 1 or grid(uses[0].inner) is not None:
+    if len(uses) > 1 or grid(uses[0].input.expr) is not None:
         raise NoRule("its weight is that of several earlier steps, transposed")
     z = uses[0].source
-    slopes = cross(moments, y, z) @ torch.linalg.pinv(dense(z.second), rtol=_SINGULAR, hermitian=True)
-    return C_W * slopes, uses[0].inner
+    slopes = regression(dense(z.second), cross(moments, z, y)).T
+    return C_W * slopes, uses[0].input.expr
 
 
 def gone_back(uses: list[Use], cotangent: Cotangent, C_W: float, moments: Moments) -> list[Wave]:
@@ -167,9 +211,29 @@ def gone_back(uses: list[Use], cotangent: Cotangent, C_W: float, moments: Moment
     return out
 
 
-_SINGULAR = 1e-9  # share of the largest eigenvalue below which a covariance has no inverse
-_VIEWS = ("t", "transpose", "permute", "numpy_T", "mT")
-_COPIES = ("clone", "alias", "detach", "contiguous", "reshape", "view", "expand", "to", "_to_copy")
+PLAIN = ("t", "transpose", "permute", "clone", "alias", "detach", "contiguous", "reshape", "expand")
+_KEPT = (*PLAIN, "numpy_T", "mT", "view", "to", "_to_copy")  # through the rest an entry stays, and no law is read
+_TURNS = ("t", "transpose", "permute", "numpy_T", "mT")
+
+
+def behind(node: fx.Node, views: Collection[str]) -> tuple[fx.Node, list[str]]:
+    """What a node is a view of, and the operators on the way.
+
+    Args:
+        node: of the graph.
+        views: names of the operators to look through.
+
+    Returns:
+        The first node that none of them made, and their names.
+    """
+    passed: list[str] = []
+    while node.op == "call_function" and node.args:
+        name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+        if name not in views:
+            break
+        passed.append(name)
+        node = node.args[0]  # type: ignore[assignment]
+    return node, passed
 
 
 def origin(step: Step, slot: str, program: Program) -> tuple[str, int] | None:
@@ -177,14 +241,8 @@ def origin(step: Step, slot: str, program: Program) -> tuple[str, int] | None:
     ref = step.arguments.get(slot)
     if ref is None or ref.name not in program.nodes:
         return None
-    node: Any = program.nodes[ref.name]
-    turns = 0
-    while node.op == "call_function" and node.args:
-        name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
-        if name not in (*_VIEWS, *_COPIES):
-            break
-        turns += name in _VIEWS
-        node = node.args[0]
+    node, passed = behind(program.nodes[ref.name], _KEPT)
+    turns = sum(name in _TURNS for name in passed)
     return (program.exported.parameters.get(node.name, node.name), turns % 2)
 
 

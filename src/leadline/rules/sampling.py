@@ -10,7 +10,7 @@ from torch import Tensor
 from leadline.rules.banded import dense
 from leadline.rules.kernel import Kernel
 
-__all__ = ["REPLICATES", "conditional", "square_root", "standard_draws", "take"]
+__all__ = ["REPLICATES", "conditional", "regression", "square_root", "standard_draws", "take"]
 
 REPLICATES = 8  # independent blocks of draws, whose scatter gives the standard error
 
@@ -66,6 +66,19 @@ def square_root(K: Kernel) -> Tensor:
 _SINGULAR = 1e-9  # share of the largest eigenvalue below which a joint covariance has no inverse
 
 
+def regression(joint: Tensor, C: Tensor) -> Tensor:
+    """Coefficients of the best linear guess of a Gaussian from others.
+
+    Args:
+        joint: covariance of the others (Q, Q), which may be singular.
+        C: their covariance with it (Q, P).
+
+    Returns:
+        Shape (Q, P).
+    """
+    return torch.linalg.pinv(joint, rtol=_SINGULAR, hermitian=True) @ C
+
+
 def conditional(earlier: Tensor, joint: Tensor, C: Tensor, covariance: Tensor, z: Tensor) -> Tensor:
     """Gaussian draws given other ones.
 
@@ -79,7 +92,7 @@ def conditional(earlier: Tensor, joint: Tensor, C: Tensor, covariance: Tensor, z
     Returns:
         Shape (draws, P).
     """
-    gain = torch.linalg.pinv(joint, rtol=_SINGULAR, hermitian=True) @ C
+    gain = regression(joint, C)
     return earlier @ gain + z @ square_root(covariance - C.T @ gain).T
 
 

@@ -134,12 +134,11 @@ class Cotangent:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        for number, a in enumerate(self.waves):
-            for b in self.waves[:number] if a.ties or any(w.ties for w in self.waves[:number]) else ():
-                C = a.between(b)
-                if C is not None:
-                    C = C * _meeting(a.factor, b.factor, moments)
-                    total = total + C + C.T
+        for a, b in itertools.combinations(self.waves, 2) if any(w.ties for w in self.waves) else ():
+            C = a.between(b)
+            if C is not None:
+                C = C * _meeting(a.factor, b.factor, moments)
+                total = total + C + C.T
         return total
 
     def cross(self, other: Cotangent, moments: Moments) -> Tensor | None:
