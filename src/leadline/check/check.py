@@ -17,7 +17,7 @@ from leadline.check.report import Report
 from leadline.check.verdict import RULES, SEVERITIES, Verdict
 from leadline.measure import Measurement, measure
 from leadline.measure.losses import LOSSES, TrainingLoss
-from leadline.program import ExportFailure, Program, trace, validate
+from leadline.program import ExportFailure, Program, by_name, trace, validate
 from leadline.program.errors import UserError, one_line, plain
 from leadline.program.inputs import split_batch
 from leadline.program.laws import explains
@@ -101,7 +101,7 @@ def check(
             program,
             prediction.rows if prediction is not None else None,
             measurement.rows if measurement is not None else None,
-            batch={**{f"argument {i}": a for i, a in enumerate(positional)}, **named},
+            batch=by_name(positional, named),
             loss=facts,
             dead=dead,
             classifier=loss == "cross_entropy" or _is_classifier(model, program),

@@ -14,6 +14,7 @@ import leadline
 from leadline.check.evidence import Evidence, Pair
 from leadline.check.screen import Screen
 from leadline.check.verdict import Verdict
+from leadline.plot import as_text
 from leadline.program import Program
 from leadline.theory import QUANTITIES, Prediction
 
@@ -116,11 +117,7 @@ class Report:
         yield self.screen()
 
     def __str__(self) -> str:
-        console = Console(
-            file=io.StringIO(), width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False
-        )
-        console.print(self.screen())
-        return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+        return as_text(self.screen(), _WIDTH)
 
     def _repr_html_(self) -> str:
         console = Console(file=io.StringIO(), width=_WIDTH, record=True, force_jupyter=False, color_system="truecolor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from leadline.flow.exponents import Power
 from leadline.flow.sampled import sampled
 from leadline.flow.tensors import FIELDS, tensors
 from leadline.gaussian.arguments import checked
+from leadline.plot import as_text
 from leadline.theory import Estimate
 from leadline.theory.flow import Layers
 
@@ -201,9 +201,7 @@ class Flow:
         yield from screen(self, options.max_width)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
-        console.print(self)
-        return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+        return as_text(self, _WIDTH)
 
 
 @checked()

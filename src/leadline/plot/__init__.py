@@ -9,5 +9,16 @@ from __future__ import annotations
 from leadline.plot.figure import Panel, layer_profile, matplotlib_parts
 from leadline.plot.numbers import number, with_error
 from leadline.plot.table import Column, Gap, two_sided_table
+from leadline.plot.text import as_text
 
-__all__ = ["Column", "Gap", "Panel", "layer_profile", "matplotlib_parts", "number", "two_sided_table", "with_error"]
+__all__ = [
+    "Column",
+    "Gap",
+    "Panel",
+    "as_text",
+    "layer_profile",
+    "matplotlib_parts",
+    "number",
+    "two_sided_table",
+    "with_error",
+]

@@ -7,6 +7,7 @@ submodule, the axes of its value (sample, site, channel) and what feeds it.
 from __future__ import annotations
 
 from leadline.program.axes import Axis, Layout
+from leadline.program.batches import by_name
 from leadline.program.errors import UserError
 from leadline.program.export import Exported, ExportFailure
 from leadline.program.inputs import batch_from, validate
@@ -25,6 +26,7 @@ __all__ = [
     "Step",
     "UserError",
     "batch_from",
+    "by_name",
     "read_law",
     "tied_parameters",
     "trace",

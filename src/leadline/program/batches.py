@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leadline.program.errors import UserError, one_line, plain
 from leadline.program.trial import preserved_rng
 
-__all__ = ["batch_from", "split_batch"]
+__all__ = ["batch_from", "by_name", "split_batch"]
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -44,6 +44,11 @@ def batch_from(batch: Any, model: nn.Module | None = None) -> Batch:
     """
     args, kwargs, _ = split_batch(batch, model)
     return args, kwargs
+
+
+def by_name(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Call arguments under the names that a report gives them."""
+    return {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
 
 
 def split_batch(batch: Any, model: nn.Module | None) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from leadline.check import Report, Verdict, judge
 from leadline.check.collect import collect
-from leadline.program import Program, tied_parameters
+from leadline.program import Program, by_name, tied_parameters
 from leadline.theory import Prediction, predict
 from leadline.tune.init_design import Plan, full_plan, residual_plan
 from leadline.tune.init_places import Places, parameter_of
@@ -71,7 +71,7 @@ def expected_verdicts(report: Report, program: Program, prediction: Prediction) 
     Returns:
         The verdicts.
     """
-    batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
+    batch = by_name(program.args, program.kwargs)
     evidence = collect(
         program.model, program, prediction.rows, None, batch=batch, classifier=report.evidence.classifier
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor, nn
 
 from leadline.measure.losses import TrainingLoss
+from leadline.plot import as_text
 from leadline.program.errors import UserError, plain
 from leadline.tune.monitor_hooks import lightning_callback, trainer_callback
 from leadline.tune.monitor_log import writer
@@ -197,10 +197,7 @@ class Monitor:
         yield from screen(self)
 
     def __str__(self) -> str:
-        out = io.StringIO()
-        console = Console(file=out, width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False)
-        console.print(self)
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+        return "\n".join(line.rstrip() for line in as_text(self, _WIDTH).splitlines())
 
     def _read(self, step: int) -> Reading:
         start = self._clock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from leadline.measure.losses import TrainingLoss, first_output, training_loss
 from leadline.measure.reinitialize import isolated_randomness
-from leadline.plot import number
+from leadline.plot import as_text, number
 from leadline.program import UserError, batch_from
 from leadline.program.errors import plain
 from leadline.tune.param_scaled import scaled_recipe
@@ -170,10 +169,7 @@ class CoordinateCheck:
         yield Text(self.verdict, "green" if self.ok else "yellow")
 
     def __str__(self) -> str:
-        out = io.StringIO()
-        console = Console(file=out, width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False)
-        console.print(self)
-        return out.getvalue().rstrip("\n")
+        return as_text(self, _WIDTH)
 
 
 def _slopes(widths: Sequence[int], logs: Tensor) -> Tensor:

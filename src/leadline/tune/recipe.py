@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor, nn
 
+from leadline.plot import as_text
 from leadline.program.law import Law
 from leadline.tune.graph_places import Place
 from leadline.tune.reshape_wrap import Wrap
@@ -294,7 +294,4 @@ class Recipe:
         yield from screen(self)
 
     def __str__(self) -> str:
-        out = io.StringIO()
-        console = Console(file=out, width=_WIDTH, force_terminal=False, color_system=None, legacy_windows=False)
-        console.print(self)
-        return out.getvalue().rstrip("\n")
+        return as_text(self, _WIDTH)

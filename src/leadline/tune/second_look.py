@@ -9,7 +9,7 @@ from torch import nn
 
 from leadline.check import Report, judge
 from leadline.check.collect import collect
-from leadline.program import read_law, tied_parameters
+from leadline.program import by_name, read_law, tied_parameters
 from leadline.theory import predict
 
 __all__ = ["is_large", "second_look"]
@@ -52,7 +52,7 @@ def second_look(first: Report, model: nn.Module) -> Report | None:
             laws[alias] = read_law(parameters[name].detach(), fan_in=old.fan_in, name=alias)
     candidate = replace(program, laws=laws)
     prediction = predict(candidate, seed=first.seed)
-    batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
+    batch = by_name(program.args, program.kwargs)
     evidence = collect(model, candidate, prediction.rows, None, batch=batch, classifier=first.evidence.classifier)
     return replace(
         first, verdicts=tuple(judge(evidence)), evidence=evidence, prediction=prediction, program=candidate,

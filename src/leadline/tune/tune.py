@@ -14,7 +14,7 @@ from leadline.check.collect import collect
 from leadline.check.probe import dead_shares
 from leadline.measure import measure
 from leadline.measure.losses import TrainingLoss
-from leadline.program import Program, tied_parameters
+from leadline.program import Program, by_name, tied_parameters
 from leadline.program.errors import UserError, plain
 from leadline.tune.groups import OPTIMIZERS, parameter_groups
 from leadline.tune.init_choose import choose, verdict_counts
@@ -220,7 +220,7 @@ def _very_network(model: nn.Module, report: Report, seed: int) -> list[Verdict]:
         return []
     program = report.program
     found = measure(model, program=program, draws=0, seed=seed, susceptibilities=not is_large(model))
-    batch = {**{f"argument {i}": a for i, a in enumerate(program.args)}, **program.kwargs}
+    batch = by_name(program.args, program.kwargs)
     evidence = collect(
         model, program, report.prediction.rows, found.rows, batch=batch, dead=dead_shares(program),
         classifier=report.evidence.classifier,
