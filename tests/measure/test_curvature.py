@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leadline.measure.curvature import Objective, largest_eigenvalue, top_curvature, training_loss
 from leadline.program import UserError
+from measure.once import Once
 from refusals import refused
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -238,16 +238,6 @@ def test_half_precision_and_frozen_models_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])
 def test_a_part_without_a_second_derivative_is_refused(kind: str) -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x * 2
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g * 2
-
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return Once.apply(super().forward(x))

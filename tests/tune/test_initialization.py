@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from functools import lru_cache
-from itertools import pairwise
 
 import pytest
 import torch
@@ -13,104 +10,14 @@ from torch import Tensor, nn
 
 import leadline as ll
 from leadline.measure import measure
-from leadline.program import Program, UserError
-from leadline.testing.networks import mlp
-from leadline.theory import Prediction, predict
+from leadline.program import Program
+from leadline.theory import predict
 from leadline.theory.criticality import critical_point
-from leadline.tune import tune
-from leadline.tune.init_choose import verdict_counts
-from leadline.tune.init_correct import correct
 from leadline.tune.init_critical import Tunings, held_kernel
 from leadline.tune.init_design import Plan, branch_factors, full_plan, residual_plan
-from leadline.tune.init_places import Places, find_places
+from leadline.tune.init_places import find_places
 from leadline.tune.recipe import ParameterLaw
-from leadline.tune.recipe_apply import draw
-
-FEATURES = 24
-
-
-def batch(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*(shape or (8, FEATURES)), generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(make: type[nn.Module] | object, *args: object, seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(*args)  # type: ignore[operator, no-any-return]
-
-
-def chain(act: str, depth: int, width: int = 32) -> nn.Module:
-    return seeded(mlp, [FEATURES, *[width] * depth, 5], act)
-
-
-class Residual(nn.Module):
-    """A stream with dense branches; one pair of weights for all blocks where they are shared."""
-
-    def __init__(self, depth: int, *, shared: bool = False, norm: str = "", width: int = 32) -> None:
-        super().__init__()
-        count = 1 if shared else depth
-        self.stem, self.head = nn.Linear(FEATURES, width), nn.Linear(width, 5)
-        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
-        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
-        for layer in (*self.up, *self.down):
-            nn.init.normal_(layer.weight, std=(2 / width) ** 0.5)
-            nn.init.zeros_(layer.bias)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth)) if norm else None
-        self.norm, self.depth = norm, depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.stem(x)
-        for i in range(self.depth):
-            up, down = self.up[i % len(self.up)], self.down[i % len(self.down)]
-            inner = self.norms[i](h) if self.norms is not None and self.norm == "pre" else h
-            y = down(torch.relu(up(inner)))
-            h = self.norms[i](h + y) if self.norms is not None and self.norm == "post" else h + y
-        return self.head(h)
-
-
-class Images(nn.Module):
-    def __init__(self, depth: int, channels: int, act: nn.Module, *, stride: int = 1, kernel: int = 3) -> None:
-        super().__init__()
-        sizes = [1, *[channels] * depth]
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, kernel, padding=kernel // 2, stride=stride if i else 1)
-            for i, (a, b) in enumerate(pairwise(sizes))
-        )
-        self.act, self.head = act, nn.Linear(channels, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = self.act(layer(x))
-        return self.head(x.mean((2, 3)))
-
-
-class Gated(nn.Module):
-    """A chain of gated units without norms, whose second moments multiply."""
-
-    def __init__(self, depth: int, width: int = 64) -> None:
-        super().__init__()
-        self.enter, self.head = nn.Linear(FEATURES, width), nn.Linear(width, 5)
-        self.gates, self.ups, self.downs = (
-            nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(3)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.enter(x)
-        for gate, up, down in zip(self.gates, self.ups, self.downs, strict=True):
-            h = down(nn.functional.silu(gate(h)) * up(h))
-        return self.head(h)
-
-
-def planned(
-    model: nn.Module, x: Tensor, frozen: frozenset[str] = frozenset()
-) -> tuple[Program, Places, Prediction, Plan]:
-    program = ll.trace(model, x)
-    places, base = find_places(program), predict(program)
-    return program, places, base, full_plan(program, places, base, frozen)
-
-
-def rows(prediction: Prediction, op: str = "linear") -> list[float]:
-    return [r.get("kernel") or 0.0 for r in prediction.rows if r.op == op]
+from tune.planned import FEATURES, Gated, Images, Residual, batch, chain, planned, rows, seeded
 
 
 @pytest.mark.parametrize(
@@ -304,115 +211,3 @@ def test_frozen_weights_stay_and_the_rest_is_planned_around_them() -> None:
     plan = planned(model, batch(4, FEATURES), frozenset({"4.weight", "4.bias"}))[3]
     assert "4.weight" not in plan.laws
     assert "2.weight" in plan.laws
-
-
-@lru_cache(maxsize=1)
-def tuned_tanh() -> tuple[nn.Module, Tensor, ll.tune.Recipe]:  # type: ignore[name-defined]
-    model, x = chain("tanh", 16), batch(6, FEATURES)
-    return model, x, tune(model, x, optimizer="adamw", draws=4)
-
-
-def test_an_unhealthy_chain_is_made_healthy_and_only_read() -> None:
-    model, x, recipe = tuned_tanh()
-    fresh = chain("tanh", 16)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
-    before, after = ll.check(model, x, draws=4), recipe.summary["after"]
-    assert verdict_counts(before.verdicts) != (0, 0)
-    assert after["ok"]
-    assert not after["warnings"]
-    applied = recipe.apply(copy.deepcopy(model))
-    assert not [v for v in ll.check(applied, x, draws=4).verdicts if v.severity != "note"]
-    assert [len(g.parameters) for g in recipe.groups] == [1, 15, 1, 17]
-    assert [g.weight_decay for g in recipe.groups] == [None, None, None, 0.0]
-
-
-def test_both_sides_are_in_the_recipe() -> None:
-    recipe = tuned_tanh()[2]
-    for row in recipe.summary["layers"]:
-        predicted, measured, error = row["kernel"]
-        assert abs(measured / predicted - 1) < 0.12 + 4 * error / predicted, row
-    assert "predicted | measured on drawn networks" in str(recipe)
-    assert "comes back from tanh" in " ".join(str(recipe).split())
-
-
-def test_a_tuned_network_is_left_alone() -> None:
-    model, x, recipe = tuned_tanh()
-    again = tune(recipe.apply(copy.deepcopy(model)), x, draws=4)
-    assert again.laws == {}
-    assert again.ok
-    assert "left alone" in str(again)
-
-
-def test_the_draws_of_a_recipe_have_the_laws_that_were_predicted() -> None:
-    """Kernels of networks that the recipe itself draws, seed by seed, against the prediction; and against a wrong one."""
-    model, x, recipe = tuned_tanh()
-    program = ll.trace(model, x)
-    plan = Plan("full", dict(recipe.laws))
-    wrong = Plan("full", {n: law if law.kind == "constant" else ParameterLaw(law.kind, 1.1 * law.std, fan_in=law.fan_in)
-                          for n, law in recipe.laws.items()})  # fmt: skip
-    right, off = (rows(predict(p.stated(program))) for p in (plan, wrong))
-    shapes = dict(model.named_parameters())
-    drawn = []
-    for seed in range(48):
-        twin = copy.deepcopy(model)
-        state = {n: draw(seed, n, law, shapes[n]) for n, law in recipe.laws.items()}
-        twin.load_state_dict({**twin.state_dict(), **state})
-        drawn.append(torch.tensor(rows_of(twin, x), dtype=torch.float64))
-    stacked = torch.stack(drawn)
-    mean, error = stacked.mean(0), stacked.std(0) / len(drawn) ** 0.5
-
-    # width 32: the correction to the mean at layer l is of relative order l/n times a third
-    def misses(kernels: list[float]) -> int:
-        return sum(abs(float(m) - k) > 4 * float(e) + 0.05 * k for k, m, e in zip(kernels, mean, error, strict=True))
-
-    assert misses(right) == 0
-    assert misses(off) >= 6
-
-
-def rows_of(model: nn.Module, x: Tensor) -> list[float]:
-    found = []
-    for module in model:  # type: ignore[attr-defined]
-        x = module(x)
-        if isinstance(module, nn.Linear):
-            found.append(float(x.detach().square().mean()))
-    return found
-
-
-def test_a_layer_that_theory_has_wrong_is_corrected_by_measurement() -> None:
-    """A prediction that believes one layer to be four times as strong as it is drawn; nothing else is touched."""
-    model, x, recipe = tuned_tanh()
-    program = ll.trace(model, x)
-    places = find_places(program)
-    plan = Plan("full", dict(recipe.laws))
-    law = plan.laws["0.weight"]
-    weak = Plan("full", {**plan.laws, "0.weight": ParameterLaw(law.kind, law.std / 2, fan_in=law.fan_in)})
-    candidate = weak.stated(program)
-    measured = measure(model, program=candidate, draws=8, seed=0)
-    corrected = correct(weak, candidate, places, predict(plan.stated(program)), measured)
-    assert corrected.laws["0.weight"].std == pytest.approx(law.std, rel=0.1)
-    assert next(d.layer for d in corrected.decisions if d.what == "measured correction") == "0.weight"
-    held = correct(weak, candidate, places, predict(candidate), measured)
-    assert held is weak
-
-
-def test_what_cannot_be_tuned_is_said() -> None:
-    model = chain("tanh", 3)
-    with pytest.raises(UserError, match="there is no optimizer 'adagrad', expected one of sgd"):
-        tune(model, batch(), optimizer="adagrad")
-    with pytest.raises(UserError, match="draws is 1, expected 2 or more"):
-        tune(model, batch(), draws=1)
-
-    class Branching(nn.Module):
-        def __init__(self, factor: float) -> None:
-            super().__init__()
-            self.inner = chain("tanh", 3)
-            with torch.no_grad():
-                self.inner.get_submodule("4").weight.mul_(factor)
-                self.inner.get_submodule("6").weight.mul_(factor)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x if x.sum() > 1e9 else 2 * x)
-
-    assert tune(Branching(1.0), batch(), draws=2).ok
-    with pytest.raises(UserError, match=r"is unhealthy and could not be predicted .*data-dependent control flow"):
-        tune(Branching(1e6), batch(), draws=2)

@@ -1,4 +1,4 @@
-"""The monitor in a loop: what it leaves alone, what it may cost, what it writes to, what it refuses."""
+"""The monitor in a loop: what it leaves alone, what it may cost, what it refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import itertools
 import random
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,32 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from leadline.tune import Monitor
+from measure.once import Once
 from refusals import refused
-
-
-class Net(nn.Module):
-    """Every kind of state: dropout, running statistics, an embedding, attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
-        self.attend, self.drop = nn.MultiheadAttention(4, 2, batch_first=True), nn.Dropout(0.2)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
-        return self.out(self.drop(h + self.attend(h, h, h)[0]).mean(1))
-
-
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(12, 1, 5, 5, generator=g), torch.randint(0, 3, (12,), generator=g)
-
-
-def update(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(net(x), y).backward()
-    optimizer.step()
+from tune.watched import Net, data, update, watched
 
 
 def everything(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -89,12 +65,12 @@ def test_network_optimizer_and_random_states_stay_as_they_are(training: bool) ->
 
 def test_training_beside_a_monitor_is_the_training_without_it() -> None:
     ends = []
-    for watched in (True, False):
+    for monitored in (True, False):
         torch.manual_seed(3)
         net, (x, y) = Net(), data()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         step: Callable[[], Any] = lambda: None  # noqa: E731
-        if watched:
+        if monitored:
             step = Monitor(net, optimizer, batch=x, targets=y, loss="cross_entropy", budget=None, every=2).step
         for _ in range(6):
             update(net, optimizer, x, y)
@@ -191,186 +167,6 @@ def test_the_first_search_under_adam_is_foreseen(monkeypatch: pytest.MonkeyPatch
     assert max(shares) <= 0.05
 
 
-class Writer:
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, float, int]] = []
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.lines.append((name, value, step))
-
-
-class Run:
-    def __init__(self) -> None:
-        self.lines: list[tuple[dict[str, float], bool | None]] = []
-
-    def log(self, values: dict[str, float], step: int | None = None, commit: bool | None = None) -> None:
-        self.lines.append((values, commit))
-
-
-class Stepped:
-    def __init__(self) -> None:
-        self.lines: list[tuple[dict[str, float], int]] = []
-
-    def log(self, values: dict[str, float], *, step: int) -> None:
-        self.lines.append((values, step))
-
-
-def watched(log: Any, **settings: Any) -> Monitor:
-    net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(6, 3)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    given = {"batch": x, "targets": torch.randint(0, 2, (6,)), "loss": "cross_entropy", "budget": None, "every": 2}
-    monitor = Monitor(net, optimizer, log=log, **{**given, **settings})
-    for i in range(2):
-        update(net, optimizer, x, given["targets"])
-        monitor.step(100 + i)
-    return monitor
-
-
-NAMES = {
-    "leadline/loss", "leadline/sharpness", "leadline/edge", "leadline/sharpness_over_edge", "leadline/kernel_change",
-    "leadline/kernel_turn", "leadline/update", "leadline/update/0", "leadline/update/2", "leadline/feature_change",
-    "leadline/feature_change/0", "leadline/feature_change/2", "leadline/dead", "leadline/dead/0",
-}  # fmt: skip
-
-
-def test_a_summary_writer_gets_scalars() -> None:
-    log = Writer()
-    monitor = watched(log)
-    assert {name for name, _, step in log.lines if step == 101} == NAMES
-    assert {step for _, _, step in log.lines} == {0, 101}
-    assert ("leadline/sharpness", monitor.readings[-1].sharpness, 101) in log.lines
-    assert ("leadline/edge", pytest.approx(20.0), 101) in log.lines
-
-
-def test_a_run_gets_them_with_what_the_loop_logs_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Run()
-    watched(log)
-    values, commit = log.lines[-1]
-    assert commit is False
-    assert set(values) == NAMES | {"leadline/step"}
-    assert values["leadline/step"] == 101
-    module = types.ModuleType("wandb")
-    module.log = Run().log  # type: ignore[attr-defined]
-    watched(module)
-    assert len(module.log.__self__.lines) == 2  # type: ignore[attr-defined]
-
-
-def test_other_logs() -> None:
-    log = Stepped()
-    watched(log)
-    assert log.lines[-1][1] == 101
-    lines: list[tuple[dict[str, float], int]] = []
-    watched(lambda values, step: lines.append((values, step)))
-    assert [step for _, step in lines] == [0, 101]
-    assert set(lines[-1][0]) == NAMES
-
-
-def fake_lightning(monkeypatch: pytest.MonkeyPatch, name: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-
-    class Callback:
-        """What Lightning asks of a callback is that it is one."""
-
-        def setup(self, trainer: Any, module: Any, stage: str) -> None:
-            """Called of every callback."""
-
-    module.Callback = Callback  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, module)
-    return module
-
-
-def test_a_lightning_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = fake_lightning(monkeypatch, "lightning.pytorch")
-    logged: list[dict[str, float]] = []
-    net, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randint(0, 2, (6,))
-    net.log_dict = logged.append  # type: ignore[assignment]
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    monitor = Monitor(net, batch=x, targets=y, loss="cross_entropy", budget=None)
-    assert monitor.readings[0].edge is None
-    callback = monitor.lightning_callback()
-    assert isinstance(callback, package.Callback)
-    wrapped = types.SimpleNamespace(optimizer=optimizer)  # as Lightning wraps it
-    trainer = types.SimpleNamespace(optimizers=[wrapped], global_step=0, is_global_zero=True)
-    callback.on_train_start(trainer, net)
-    for batch in range(4):  # gradients of two batches are gathered for an update
-        if batch % 2:
-            update(net, optimizer, x, y)
-            trainer.global_step += 1
-        callback.on_train_batch_end(trainer, net, None, (x, y), batch)
-    assert [r.step for r in monitor.readings] == [0, 1, 2]
-    assert monitor.readings[-1].edge == pytest.approx(20.0)
-    assert [values["leadline/loss"] for values in logged] == [r.loss for r in monitor.readings[1:]]
-    trainer.is_global_zero, trainer.global_step = False, 3
-    callback.on_train_batch_end(trainer, net, None, (x, y), 5)
-    assert len(monitor.readings) == 3  # other processes do not measure
-
-
-def test_lightning_that_is_not_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    with refused("Lightning is not imported", "import lightning.pytorch"):
-        watched(None).lightning_callback()
-
-
-def test_the_callback_is_of_the_package_that_the_module_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_lightning(monkeypatch, "lightning.pytorch")
-    old = fake_lightning(monkeypatch, "pytorch_lightning")
-    kind = type("LightningModule", (nn.Linear,), {"__module__": "pytorch_lightning.core.module"})
-    monitor = Monitor(kind(3, 2), batch=torch.randn(2, 3))
-    assert isinstance(monitor.lightning_callback(), old.Callback)
-
-
-def test_a_transformers_callback_logs_through_its_trainer() -> None:
-    transformers = pytest.importorskip("transformers")
-    from transformers.trainer_callback import CallbackHandler, TrainerControl, TrainerState
-
-    config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=30
-    )
-    model = transformers.BertForSequenceClassification(config)
-    batch = {"input_ids": torch.randint(0, 30, (4, 6)), "labels": torch.tensor([0, 1, 1, 0])}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    class Accelerated(torch.optim.Optimizer):
-        """A wrapper that is an optimizer by inheritance alone."""
-
-        def __init__(self) -> None:
-            self.optimizer = optimizer
-
-    args = transformers.training_args.TrainingArguments.__new__(transformers.training_args.TrainingArguments)
-
-    class Trainer:
-        """The part of a Trainer that logs."""
-
-        def __init__(self) -> None:
-            self.control, self.state, self.lines = TrainerControl(), TrainerState(), []
-            self.state.is_world_process_zero = True
-            self.callback_handler = CallbackHandler([], model, None, Accelerated(), None)
-
-        def log(self, logs: dict[str, float]) -> None:
-            self.lines.append(logs)
-            self.control = self.callback_handler.on_log(args, self.state, self.control, logs)
-
-    trainer = Trainer()
-    monitor = Monitor(model, batch=batch, log=trainer, log_layers=False, budget=None)
-    assert monitor.readings[0].loss == pytest.approx(float(model(**batch).loss.detach()), rel=0.5)  # dropout is on
-    trainer.callback_handler.add_callback(monitor.trainer_callback())
-    handler = trainer.callback_handler
-    trainer.control = handler.on_train_begin(args, trainer.state, trainer.control)
-    for i in range(2):
-        optimizer.zero_grad()
-        model(**batch).loss.backward()
-        optimizer.step()
-        trainer.state.global_step = i + 1
-        trainer.control.should_log = True
-        trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
-        assert trainer.control.should_log  # the loop's own line is not lost
-    assert [r.step for r in monitor.readings] == [0, 1, 2]
-    assert monitor.readings[-1].of_edge > 0
-    assert [line["leadline/loss"] for line in trainer.lines] == [r.loss for r in monitor.readings]
-    assert not any(name.count("/") > 1 for line in trainer.lines for name in line)
-
-
 def test_compiled_and_data_parallel_models_are_unwrapped() -> None:
     x, y = torch.randn(6, 3), torch.randint(0, 2, (6,))
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
@@ -384,18 +180,6 @@ def test_compiled_and_data_parallel_models_are_unwrapped() -> None:
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on() -> None:
-    class Once(torch.autograd.Function):
-        """A function with one derivative."""
-
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x * 2
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g * 2
-
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
